@@ -1,0 +1,34 @@
+# How every target of the project is built, and the two functions that folders use.
+
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+
+add_library(anneal_flags INTERFACE)
+target_include_directories(anneal_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/generated)
+target_compile_definitions(anneal_flags INTERFACE _GNU_SOURCE)
+target_compile_options(anneal_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wno-format-truncation -Wstrict-prototypes
+    -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Werror -fno-common>)
+if(ANNEAL_SANITIZE)
+  target_compile_options(anneal_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=address,undefined
+    -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g>)
+  target_link_options(anneal_flags INTERFACE -fsanitize=address,undefined)
+endif()
+
+# anneal_folder(NAME SOURCES a.c … [LIBS lib …]): the static library of one folder.
+function(anneal_folder name)
+  cmake_parse_arguments(A "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(anneal_${name} STATIC ${A_SOURCES})
+  target_link_libraries(anneal_${name} PUBLIC anneal_flags ${A_LIBS})
+endfunction()
+
+# anneal_test(NAME SOURCES a.c … [LIBS lib …] [LABELS label …]): one cmocka program, run from the project's root
+# (tests find ../shared/data from there).
+function(anneal_test name)
+  cmake_parse_arguments(A "" "" "SOURCES;LIBS;LABELS" ${ARGN})
+  pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+  add_executable(test_${name} ${A_SOURCES})
+  target_link_libraries(test_${name} PRIVATE ${A_LIBS} PkgConfig::CMOCKA)
+  add_test(NAME ${name} COMMAND test_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT 300)
+endfunction()

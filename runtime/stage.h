@@ -29,8 +29,8 @@ struct stage_kind {
 	int (*pin)(const struct stage_node *node, struct strbuf *pin, struct error *err);
 
 	/* For kinds that also write outside the store (export): 1 when what a recorded result published is still there, 0
-	 * when the stage has to run again. summary is what the stage reported with stage_summary, as in struct result. NULL:
-	 * nothing outside. */
+	 * when the stage has to run again. outputs: the recorded result's digests, in the order of the schema. NULL: nothing
+	 * outside. */
 	int (*published)(const struct stage_node *node, const struct digest *outputs, size_t noutputs);
 };
 

@@ -325,15 +325,18 @@ static int look_up(struct store *s, struct plan *p, size_t i, const struct diges
 	if (make_key(s, p, i, inputs, err) < 0 || result_find(s, &st->key, &p->arena, false, &st->result, &found, err) < 0)
 		return -1;
 	st->state = PLAN_RUN;
+	st->forced = false;
 	st->replace = found != RESULT_NONE;
 	if (is_forced(p, i, &forced)) {
 		st->reason = forced;
+		st->forced = true;
 		return 0;
 	}
 	if (found == RESULT_NONE)
 		return tell_reason(s, p, i, err);
 	if (found == RESULT_PRESENT && !still_published(&p->graph->stages[i], &st->result)) {
 		st->reason = "what it published is gone";
+		st->forced = true;
 		return 0;
 	}
 	st->state = PLAN_CACHED;
@@ -371,6 +374,7 @@ static int plan_selected(struct store *s, struct plan *p, size_t i, struct diges
 		return look_up(s, p, i, inputs, evicted, err);
 	*evicted = false;
 	bool sure = is_forced(p, i, &forced);
+	st->forced = sure;
 	st->state = sure ? PLAN_RUN : PLAN_UNKNOWN;
 	st->reason = sure ? forced
 			  : arena_printf(&p->arena, "depends on %s", p->graph->stages[n->inputs[open].stage].name);
@@ -452,6 +456,7 @@ static void need_evicted(struct plan *p, const uint8_t *flags, bool *evicted)
 				if (above->state != PLAN_RUN && above->state != PLAN_UNKNOWN)
 					continue;
 				p->stages[i].state = PLAN_UNKNOWN;
+				p->stages[i].has_key = false;
 				p->stages[i].reason = arena_printf(&p->arena, "depends on %s",
 								   g->stages[g->stages[i].inputs[e].stage].name);
 				evicted[i] = false;

@@ -41,6 +41,7 @@ struct plan_stage {
 	struct result result;       /* PLAN_CACHED, and PLAN_SKIP that feeds a selected stage: outputs filled */
 	const char *ignored;        /* --from, --only: the upstream edit that is being ignored, or NULL */
 	bool replace;               /* PLAN_RUN: a result of this key is on record; what this run makes takes its place */
+	bool forced;                /* PLAN_RUN: runs although a whole result is on record, and whoever else may make it */
 };
 
 /* Which stages a run is about:

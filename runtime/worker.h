@@ -25,6 +25,7 @@
 struct stage_input {
 	const char *path;
 	struct digest digest;
+	enum port_kind kind;
 };
 
 struct stage_ctx {

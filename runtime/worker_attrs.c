@@ -126,6 +126,13 @@ bool ctx_input_digest(const struct stage_ctx *ctx, const char *name, struct dige
 	return in != NULL;
 }
 
+enum port_kind ctx_input_kind(const struct stage_ctx *ctx, const char *name)
+{
+	const struct stage_input *in = input(ctx, name);
+
+	return in ? in->kind : (enum port_kind)0;
+}
+
 const char *ctx_output(const struct stage_ctx *ctx, const char *name)
 {
 	for (size_t i = 0; i < ctx->node->noutputs; i++)

@@ -5,25 +5,36 @@
 #include "base/str.h"
 #include "tokenizer/chars.h"
 
+static uint32_t matcher_node(struct matcher *m, uint8_t byte, uint32_t sibling)
+{
+	if (m->n == 0)
+		m->n = 1;
+	grow(&m->nodes, &m->cap, m->n + 1, sizeof *m->nodes);
+	m->nodes[m->n] = (struct matcher_node){0, sibling, -1, byte};
+	return (uint32_t)m->n++;
+}
+
+/* Of two tokens with the same string the first stays. */
 static void matcher_add(struct matcher *m, const char *s, size_t len, int32_t token)
 {
-	if (len == 0 || strmap_add(&m->index, s, len, token) >= 0)
-		return;
-	uint8_t a = (uint8_t)s[0];
-	m->first[a] = 1;
-	if (len == 1)
-		memset(&m->pairs[a * 32], 0xff, 32);
-	else
-		m->pairs[a * 32 + (uint8_t)s[1] / 8] |= (uint8_t)(1 << (uint8_t)s[1] % 8);
-	size_t i = 0;
-	while (i < m->n_lengths && m->lengths[i] > len)
-		i++;
-	if (i < m->n_lengths && m->lengths[i] == len)
-		return;
-	grow(&m->lengths, &m->cap, m->n_lengths + 1, sizeof *m->lengths);
-	memmove(m->lengths + i + 1, m->lengths + i, (m->n_lengths - i) * sizeof *m->lengths);
-	m->lengths[i] = len;
-	m->n_lengths++;
+	uint32_t at = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		uint8_t byte = (uint8_t)s[i];
+		uint32_t first = i ? m->nodes[at].child : m->first[byte], next = first;
+		while (next && m->nodes[next].byte != byte)
+			next = m->nodes[next].sibling;
+		if (!next) {
+			next = matcher_node(m, byte, first);
+			if (i)
+				m->nodes[at].child = next;
+			else
+				m->first[byte] = next;
+		}
+		at = next;
+	}
+	if (at && m->nodes[at].token < 0)
+		m->nodes[at].token = token;
 }
 
 int added_add(struct added *a, struct added_token token)
@@ -60,30 +71,28 @@ void added_free(struct added *a)
 		free(a->owned[i]);
 	free(a->list);
 	free(a->owned);
-	free(a->raw.lengths);
-	free(a->normalized.lengths);
+	free(a->raw.nodes);
+	free(a->normalized.nodes);
 	strmap_free(&a->index);
-	strmap_free(&a->raw.index);
-	strmap_free(&a->normalized.index);
 }
 
 /* The longest string of m at s[at, n), -1 when there is none. */
 static int32_t longest_at(const struct matcher *m, const char *s, size_t n, size_t at, size_t *len)
 {
-	uint8_t a = (uint8_t)s[at], b = at + 1 < n ? (uint8_t)s[at + 1] : 0;
+	int32_t token = -1;
+	size_t i = at;
 
-	if (at + 1 < n && !(m->pairs[a * 32 + b / 8] & 1 << b % 8))
-		return -1;
-	for (size_t i = 0; i < m->n_lengths; i++) {
-		if (m->lengths[i] > n - at)
-			continue;
-		int32_t token = strmap_get(&m->index, s + at, m->lengths[i]);
-		if (token >= 0) {
-			*len = m->lengths[i];
-			return token;
+	for (uint32_t node = m->first[(uint8_t)s[at]]; node;) {
+		i++;
+		if (m->nodes[node].token >= 0) {
+			token = m->nodes[node].token;
+			*len = i - at;
 		}
+		node = i < n ? m->nodes[node].child : 0;
+		while (node && m->nodes[node].byte != (uint8_t)s[i])
+			node = m->nodes[node].sibling;
 	}
-	return -1;
+	return token;
 }
 
 /* The start of the character that ends at s[at - 1]. */
@@ -117,9 +126,9 @@ ptrdiff_t added_next(const struct added *a, const struct matcher *m, bool plain,
 		     size_t from, size_t *begin, size_t *end)
 {
 	uint32_t cp;
-	size_t len;
+	size_t len = 0;
 
-	if (!m->n_lengths)
+	if (m->n == 0)
 		return -1;
 	for (size_t at = from; at < n; at++) {
 		if (!m->first[(uint8_t)s[at]])

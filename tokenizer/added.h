@@ -19,14 +19,17 @@ struct added_token {
 	bool normalized;  /* searched in normalised text, else in the text as it came */
 };
 
-/* Finds the leftmost, then longest, of many strings. */
+/* Finds the leftmost, then longest, of many strings: a trie over bytes, since many of them share long beginnings
+ * ("<unused…", runs of white space). */
 struct matcher {
-	struct strmap index;   /* string -> index of the token */
-	uint8_t first[256];    /* whether a string begins with this byte */
-	uint8_t pairs[8192];   /* a bit for each first two bytes; all of a byte's when a string has just that
-				  one */
-	size_t *lengths;       /* of the strings, each once, longest first */
-	size_t n_lengths, cap; /* lengths */
+	struct matcher_node {
+		uint32_t child;   /* first of the longer ones, 0: none */
+		uint32_t sibling; /* next of the same length and beginning, 0: none */
+		int32_t token;    /* whose string ends here, -1: none */
+		uint8_t byte;     /* last of the string so far */
+	} * nodes;
+	size_t n, cap;       /* nodes; 0 is no node */
+	uint32_t first[256]; /* by first byte, 0: no string begins with it */
 };
 
 struct added {

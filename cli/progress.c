@@ -58,7 +58,10 @@ static void learn(struct progress *p, const struct event *e, double now)
 	switch (e->type) {
 	case EVENT_RUN_STARTED: p->run = e->run; break;
 	case EVENT_STAGE_WAITING:
-	case EVENT_STAGE_STARTED: begin(s, e, now); break;
+	case EVENT_STAGE_STARTED:
+		begin(s, e, now);
+		s->usual = p->o.usual ? p->o.usual(e->name, p->o.arg) : 0;
+		break;
 	case EVENT_STAGE_PROGRESS:
 		s->done = e->done;
 		s->total = e->total;
@@ -101,7 +104,8 @@ void progress_event(const struct event *e, void *arg)
 {
 	struct progress *p = arg;
 
-	if (e->stage >= p->o.graph->nstages && e->type != EVENT_RUN_STARTED && e->type != EVENT_RUN_FINISHED)
+	if (e->stage >= p->o.graph->nstages && e->type != EVENT_RUN_STARTED && e->type != EVENT_RUN_FINISHED &&
+	    e->type != EVENT_TICK)
 		return;
 	learn(p, e, p->o.clock());
 	switch (p->o.style) {
@@ -128,8 +132,8 @@ double progress_left(const struct progress *p, size_t stage)
 		double left = s->eta - (now - s->at);
 		return left > 0 ? left : 0;
 	}
-	if (p->o.usual && p->o.usual[stage] > 0 && !s->waiting) {
-		double left = p->o.usual[stage] - (now - s->began);
+	if (s->usual > 0 && !s->waiting) {
+		double left = s->usual - (now - s->began);
 		return left > 0 ? left : -1;
 	}
 	return -1;

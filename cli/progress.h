@@ -22,7 +22,9 @@ struct progress_options {
 	FILE *out;
 	bool color, verbose;
 	int width;                 /* columns; 0: as the terminal says at each drawing */
-	const double *usual;       /* (nstages) seconds that each stage took last time, 0: never ran; may be NULL */
+	/* Seconds that a stage took last time, 0: never ran. Asked when it starts; may be NULL. */
+	double (*usual)(const char *stage, void *arg);
+	void *arg;
 	double (*clock)(void);     /* NULL: clock_mono */
 	const volatile int *stop;  /* nonzero: the user asked to stop; may be NULL */
 };
@@ -33,6 +35,7 @@ struct progress_stage {
 	bool waiting;             /* another process makes its result */
 	int attempt;
 	double began;             /* clock when the attempt started */
+	double usual;             /* seconds it took last time, 0: unknown */
 	double seconds;           /* once it ended */
 	uint64_t done, total;     /* of the attempt; total 0: unknown */
 	uint64_t done_first;      /* done when the attempt first told, and the clock then: for the rate */

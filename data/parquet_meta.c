@@ -186,6 +186,10 @@ static int check_chunk(const struct chunk_meta *c, const struct parquet_column *
 		return error_set(err, ERR_USAGE,
 				 "%s: column \"%.200s\" is compressed with %s, which cannot be read", name,
 				 column->name, codec_name(c->codec));
+	if (rows == 0) { /* then writers leave the offsets at 0 */
+		*out = (struct parquet_chunk){0};
+		return 0;
+	}
 	if (c->type != (int64_t)column->type || c->values != rows || start < 4 || c->size < 0 ||
 	    (uint64_t)start > size || (uint64_t)c->size > size - (uint64_t)start)
 		return damaged(name, "a column chunk does not fit", err);

@@ -110,12 +110,10 @@ static int map_member(struct reader *r, struct error *err)
 		return -1;
 	}
 	unlink(path);
-	while (!failed) {
-		if (window_more(&r->window, SIZE_MAX, "the file", err) < 0)
-			failed = -1;
-		if (failed || r->window.eof)
-			break;
-		failed = fd_write_all(fd, r->window.data, r->window.len, path, err);
+	while (!failed && !r->window.eof) {
+		failed = window_more(&r->window, SIZE_MAX, "the file", err);
+		if (!failed)
+			failed = fd_write_all(fd, r->window.data, r->window.len, path, err);
 		size += r->window.len;
 		r->window.pos = r->window.len;
 	}

@@ -1,6 +1,7 @@
 #include "cli/cli.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/text.h"
@@ -44,4 +45,18 @@ int run_number(const char *text, int64_t *id, struct error *err)
 		return error_hint(err, "anneal runs lists them");
 	}
 	return 0;
+}
+
+void cli_print_json(json_t *j)
+{
+	json_dumpf(j, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(j);
+}
+
+bool on_cloud_run(void)
+{
+	const char *job = getenv("CLOUD_RUN_JOB");
+
+	return job && *job;
 }

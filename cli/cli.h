@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/str.h"
 
 struct graph;
@@ -77,7 +78,11 @@ int options_parse(struct cli *cli, const struct command *command, const struct o
 int pipeline_load(const struct cli *cli, const char *name, const struct text_list *sets, struct graph **out);
 /* Opens the state directory; create: also where there is none yet. Returns 0, or an exit code after it was printed. */
 int state_open(const struct cli *cli, bool create, struct store **out);
+/* Prints j, indented, with a newline, and gives it up. */
+void cli_print_json(json_t *j);
 /* "12", "last" or NULL (the newest) as a run's number for run_load. */
 int run_number(const char *text, int64_t *id, struct error *err);
+/* Whether the program runs as a Cloud Run job, whose log takes one JSON object per line. */
+bool on_cloud_run(void);
 
 #endif

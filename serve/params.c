@@ -101,7 +101,7 @@ static int read_stop_ids(struct params *p, const json_t *value, struct api_error
 	free(p->stop_ids);
 	p->stop_ids = xcalloc(n + 1, sizeof *p->stop_ids);
 	for (size_t i = 0; i < n; i++) {
-		int64_t id;
+		int64_t id = 0;
 		if (read_int("stop_token_ids", json_array_get(value, i), 0, INT32_MAX, &id, e) < 0)
 			return -1;
 		p->stop_ids[i] = (int32_t)id;
@@ -171,7 +171,7 @@ int params_read(struct params *p, const char *key, const json_t *value, int limi
 {
 	static const char *const known[] = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop",
 					    "stop_token_ids", "ignore_eos", "stream"};
-	int64_t i;
+	int64_t i = 0;
 	int r;
 
 	if (json_is_null(value)) {
@@ -241,7 +241,7 @@ static int add_ids(struct prompts *p, const json_t *list, struct api_error *e)
 	*ids = (struct token_ids)TOKEN_IDS_INIT;
 	ids->ids = xcalloc(json_array_size(list) + 1, sizeof *ids->ids);
 	for (size_t i = 0; i < json_array_size(list); i++) {
-		int64_t id;
+		int64_t id = 0;
 		if (read_int("prompt", json_array_get(list, i), 0, INT32_MAX, &id, e) < 0)
 			return -1;
 		ids->ids[ids->n++] = (int32_t)id;

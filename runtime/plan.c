@@ -181,7 +181,6 @@ static int find_pin(struct store *s, struct plan *p, size_t i, bool ask, struct 
 	struct strbuf source = STRBUF_INIT, pin = STRBUF_INIT;
 	int rc = 0;
 
-	p->stages[i].pin = "";
 	if (!kind->pin)
 		return 0;
 	pin_source(n, &source);
@@ -382,8 +381,6 @@ static int plan_selected(struct store *s, struct plan *p, size_t i, struct diges
 	struct plan_stage *st = &p->stages[i];
 	const char *forced;
 
-	if (find_pin(s, p, i, true, err) < 0)
-		return -1;
 	size_t open = gather_inputs(p, i, inputs);
 	if (open == n->ninputs)
 		return look_up(s, p, i, inputs, evicted, err);
@@ -501,7 +498,7 @@ int plan_make(struct store *s, const struct graph *g, const struct plan_options 
 {
 	struct plan *p = xcalloc(1, sizeof *p);
 	uint8_t *flags = xcalloc(g->nstages + 1, 1);
-	bool *evicted = xcalloc(g->nstages + 1, sizeof *evicted), any_evicted = false;
+	bool *evicted = xcalloc(g->nstages + 1, sizeof *evicted), any_evicted = false, viewing = false;
 	struct strbuf gone = STRBUF_INIT;
 	size_t most = 0;
 	int rc = -1;
@@ -515,11 +512,19 @@ int plan_make(struct store *s, const struct graph *g, const struct plan_options 
 		if (g->stages[i].ninputs > most)
 			most = g->stages[i].ninputs;
 	struct digest *inputs = xmalloc((most + 1) * sizeof *inputs);
-	if (select_stages(p, flags, err) < 0 || store_read_begin(s, err) < 0)
+	if (select_stages(p, flags, err) < 0)
+		goto out;
+	for (size_t k = 0; k < g->nstages; k++) {
+		p->stages[g->order[k]].pin = "";
+		if (flags[g->order[k]] & SELECTED && find_pin(s, p, g->order[k], true, err) < 0)
+			goto out;
+	}
+	/* One view of the store for all look-ups; behind the pins, which may take as long as a network does. */
+	viewing = store_read_begin(s, err) == 0;
+	if (!viewing)
 		goto out;
 	for (size_t k = 0; k < g->nstages; k++) {
 		size_t i = g->order[k];
-		p->stages[i].pin = "";
 		if (flags[i] & SELECTED) {
 			if (plan_selected(s, p, i, inputs, &evicted[i], err) < 0)
 				goto out;
@@ -542,7 +547,8 @@ int plan_make(struct store *s, const struct graph *g, const struct plan_options 
 	*out = p;
 	rc = 0;
 out:
-	store_read_end(s);
+	if (viewing)
+		store_read_end(s);
 	if (rc < 0)
 		plan_free(p);
 	strbuf_free(&gone);

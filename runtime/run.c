@@ -163,7 +163,9 @@ int run_graph(struct store *s, const struct graph *g, const struct run_options *
 		prepare_tasks(&r);
 		schedule_stages(&r);
 		if (r.staging)
-			store_staging_drop(s, r.staging, NULL); /* what stays is cleared away when the store is opened next */
+			store_staging_drop(
+				s, r.staging,
+				NULL); /* what stays is cleared away when the store is opened next */
 		free(r.devices);
 	}
 	int code = conclude(&r, &status, err);

@@ -359,7 +359,7 @@ static void heed_stop(struct runner *r)
 		else
 			attempt_ask_to_stop(r, r->attempts[k]);
 	}
-	r->nheap = r->nsleepers = 0;
+	r->nheap = r->nsleepers = r->nfresh = 0;
 	for (size_t k = 0; k < r->graph->nstages; k++) {
 		uint32_t i = r->graph->order[k];
 		struct task *t = &r->tasks[i];

@@ -1,9 +1,9 @@
 /* runtime/plan.h: what would run, and why. */
 #include "tests/unit/runtime/work_kind.h"
 
-#define CHAIN                                                                                                        \
-	"stage \"a\" {\n $L text = \"A\"\n}\n"                                                                     \
-	"stage \"b\" {\n $L text = \"B\"\n in = a.out\n}\n"                                                        \
+#define CHAIN                                                                                                \
+	"stage \"a\" {\n $L text = \"A\"\n}\n"                                                               \
+	"stage \"b\" {\n $L text = \"B\"\n in = a.out\n}\n"                                                  \
 	"stage \"c\" {\n $L text = \"C\"\n in = b.out\n}\n"
 
 /* The plan of text; the caller frees it. NULL and p->err when it cannot be made. */
@@ -27,7 +27,8 @@ static const char *states(struct place *p, const char *text, struct plan_options
 	for (size_t k = 0; k < p->graph->nstages; k++) {
 		size_t i = p->graph->order[k];
 		const struct plan_stage *st = &plan->stages[i];
-		strbuf_addf(&b, "%s%s %s", k ? ", " : "", p->graph->stages[i].name, plan_state_name(st->state));
+		strbuf_addf(&b, "%s%s %s", k ? ", " : "", p->graph->stages[i].name,
+			    plan_state_name(st->state));
 		if (st->state == PLAN_RUN || st->state == PLAN_UNKNOWN)
 			strbuf_addf(&b, ": %s", st->reason);
 		if (st->ignored)
@@ -45,13 +46,16 @@ static void nothing_was_run_yet_and_then_everything_is_cached(void **state)
 {
 	struct place *p = *state;
 
-	assert_string_equal(states(p, CHAIN, ALL), "a run: never run, b unknown: depends on a, c unknown: depends on b");
+	assert_string_equal(states(p, CHAIN, ALL),
+			    "a run: never run, b unknown: depends on a, c unknown: depends on b");
 	assert_int_equal(place_run(p, CHAIN), 0);
 	assert_string_equal(states(p, CHAIN, ALL), "a cached, b cached, c cached");
 	/* Names, order and comments are not part of a key. */
 	assert_string_equal(states(p,
-				   "# new\nstage \"z\" {\n $L text = \"C\"\n in = y.out\n}\nstage \"x\" {\n $L text = \"A\"\n}\n"
-				   "stage \"y\" {\n $L in = x.out\n text = \"B\"\n}\n", ALL),
+				   "# new\nstage \"z\" {\n $L text = \"C\"\n in = y.out\n}\nstage \"x\" {\n "
+				   "$L text = \"A\"\n}\n"
+				   "stage \"y\" {\n $L in = x.out\n text = \"B\"\n}\n",
+				   ALL),
 			    "x cached, y cached, z cached");
 }
 
@@ -68,8 +72,10 @@ static void a_changed_attribute_is_named_with_both_values_and_its_place(void **s
 	assert_non_null(strstr(now, "rate"));
 	assert_non_null(strstr(now, "salt"));
 	/* What does not change the result is not part of the key. */
-	assert_string_equal(states(p, "stage \"a\" {\n $N\n number = 1000\n rate = 2e-4\n sleep = 1\n retries = 3\n}\n", ALL),
-			    "a cached");
+	assert_string_equal(
+		states(p, "stage \"a\" {\n $N\n number = 1000\n rate = 2e-4\n sleep = 1\n retries = 3\n}\n",
+		       ALL),
+		"a cached");
 }
 
 static void a_changed_source_is_told_and_a_touched_one_is_not(void **state)
@@ -82,7 +88,8 @@ static void a_changed_source_is_told_and_a_touched_one_is_not(void **state)
 	snprintf(path, sizeof path, "%s/words.txt", p->dir);
 	assert_int_equal(file_write_atomic(path, "one", 3, &err), 0);
 	assert_int_equal(place_run(p, text), 0);
-	assert_int_equal(file_write_atomic(path, "one", 3, &err), 0); /* another inode and time, the same bytes */
+	assert_int_equal(file_write_atomic(path, "one", 3, &err),
+			 0); /* another inode and time, the same bytes */
 	assert_string_equal(states(p, text, ALL), "a cached");
 	assert_int_equal(file_write_atomic(path, "two", 3, &err), 0);
 	assert_string_equal(states(p, text, ALL), "a run: source source changed (t.graph:4:11)");
@@ -96,10 +103,12 @@ static void a_changed_source_is_told_and_a_touched_one_is_not(void **state)
 static void the_same_bytes_from_a_rerun_stage_keep_what_follows_cached(void **state)
 {
 	struct place *p = *state;
-	const char *before = "stage \"a\" {\n $L text = \"xyz\"\n}\nstage \"b\" {\n $L does = \"short\"\n in = a.out\n}\n"
-			     "stage \"c\" {\n $L text = \"C\"\n in = b.out\n}\n";
-	const char *after = "stage \"a\" {\n $L text = \"x--\"\n}\nstage \"b\" {\n $L does = \"short\"\n in = a.out\n}\n"
-			    "stage \"c\" {\n $L text = \"C\"\n in = b.out\n}\n";
+	const char *before =
+		"stage \"a\" {\n $L text = \"xyz\"\n}\nstage \"b\" {\n $L does = \"short\"\n in = a.out\n}\n"
+		"stage \"c\" {\n $L text = \"C\"\n in = b.out\n}\n";
+	const char *after =
+		"stage \"a\" {\n $L text = \"x--\"\n}\nstage \"b\" {\n $L does = \"short\"\n in = a.out\n}\n"
+		"stage \"c\" {\n $L text = \"C\"\n in = b.out\n}\n";
 
 	assert_int_equal(place_run(p, before), 0);
 	assert_int_equal(place_run(p, after), 0);
@@ -113,8 +122,9 @@ static void the_same_bytes_from_a_rerun_stage_keep_what_follows_cached(void **st
 static void until_from_and_only_select(void **state)
 {
 	struct place *p = *state;
-	const char *y = "stage \"a\" {\n $L text = \"A\"\n}\nstage \"b\" {\n $L in = a.out\n}\n"
-			"stage \"c\" {\n $L in = b.out\n also = side.out\n}\nstage \"side\" {\n $L text = \"S\"\n}\n";
+	const char *y =
+		"stage \"a\" {\n $L text = \"A\"\n}\nstage \"b\" {\n $L in = a.out\n}\n"
+		"stage \"c\" {\n $L in = b.out\n also = side.out\n}\nstage \"side\" {\n $L text = \"S\"\n}\n";
 
 	assert_string_equal(states(p, y, (struct plan_options){.until = "b"}),
 			    "a run: never run, b unknown: depends on a, side skipped, c skipped");
@@ -139,13 +149,15 @@ static void until_from_and_only_select(void **state)
 static void from_takes_what_was_and_says_which_edits_it_ignores(void **state)
 {
 	struct place *p = *state;
-	const char *edited = "stage \"a\" {\n $L text = \"edited\"\n}\nstage \"b\" {\n $L text = \"B\"\n in = a.out\n}\n"
-			     "stage \"c\" {\n $L text = \"C\"\n in = b.out\n}\n";
+	const char *edited =
+		"stage \"a\" {\n $L text = \"edited\"\n}\nstage \"b\" {\n $L text = \"B\"\n in = a.out\n}\n"
+		"stage \"c\" {\n $L text = \"C\"\n in = b.out\n}\n";
 	struct plan_options from = {.from = "c"};
 
 	assert_int_equal(place_run(p, CHAIN), 0);
 	const char *now = states(p, edited, from);
-	assert_non_null(strstr(now, "a skipped (ignored: attribute text: \"A\" -> \"edited\" (t.graph:4:9))"));
+	assert_non_null(
+		strstr(now, "a skipped (ignored: attribute text: \"A\" -> \"edited\" (t.graph:4:9))"));
 	assert_non_null(strstr(now, "c run: --from starts here"));
 	assert_int_equal(place_run_with(p, edited, from), 0);
 	assert_string_equal(content(p, "c"), "CBA");
@@ -160,7 +172,8 @@ static void from_without_what_it_needs_is_refused_with_a_list(void **state)
 			"stage \"c\" {\n $L in = a.out\n also = s.out\n}\n";
 
 	assert_string_equal(states(p, y, (struct plan_options){.from = "c"}),
-			    "--from c needs results that are not there: a (it never ended well), s (it never ended well)");
+			    "--from c needs results that are not there: a (it never ended well), s (it never "
+			    "ended well)");
 	assert_int_equal(p->err.class, ERR_USAGE);
 	assert_int_equal(place_run(p, y), 0);
 	evict(p, "s");
@@ -171,8 +184,9 @@ static void from_without_what_it_needs_is_refused_with_a_list(void **state)
 static void evicted_bytes_are_made_again_only_when_somebody_needs_them(void **state)
 {
 	struct place *p = *state;
-	const char *edited = "stage \"a\" {\n $L text = \"A\"\n}\nstage \"b\" {\n $L text = \"B\"\n in = a.out\n}\n"
-			     "stage \"c\" {\n $L text = \"new\"\n in = b.out\n}\n";
+	const char *edited =
+		"stage \"a\" {\n $L text = \"A\"\n}\nstage \"b\" {\n $L text = \"B\"\n in = a.out\n}\n"
+		"stage \"c\" {\n $L text = \"new\"\n in = b.out\n}\n";
 
 	assert_int_equal(place_run(p, CHAIN), 0);
 	evict(p, "a");
@@ -180,20 +194,23 @@ static void evicted_bytes_are_made_again_only_when_somebody_needs_them(void **st
 	evict(p, "b");
 	assert_string_equal(states(p, CHAIN, ALL), "a cached, b cached, c cached");
 	/* c runs again: it needs b, and b needs a. */
-	assert_non_null(strstr(states(p, edited, ALL), "a run: recorded, but its bytes are gone, b unknown: depends on a, c"));
+	assert_non_null(strstr(states(p, edited, ALL),
+			       "a run: recorded, but its bytes are gone, b unknown: depends on a, c"));
 	assert_int_equal(place_run(p, edited), 0);
 	assert_string_equal(content(p, "c"), "newBA");
 	assert_int_equal(executions(p, "a"), 2);
 	assert_int_equal(executions(p, "b"), 2);
 	/* What nothing follows is what the pipeline is for. */
 	evict(p, "c");
-	assert_string_equal(states(p, edited, ALL), "a cached, b cached, c run: recorded, but its bytes are gone");
+	assert_string_equal(states(p, edited, ALL),
+			    "a cached, b cached, c run: recorded, but its bytes are gone");
 }
 
 static void a_remote_source_is_asked_once_and_again_when_told_to(void **state)
 {
 	struct place *p = *state;
-	const char *text = "stage \"a\" {\n $N\n source = \"hf://some/data\"\n}\nstage \"b\" {\n $N\n text = \"x\"\n}\n";
+	const char *text =
+		"stage \"a\" {\n $N\n source = \"hf://some/data\"\n}\nstage \"b\" {\n $N\n text = \"x\"\n}\n";
 
 	assert_int_equal(place_run(p, text), 0);
 	assert_int_equal(work_pins, 1); /* b has nothing remote */

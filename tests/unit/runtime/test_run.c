@@ -6,10 +6,13 @@
 static void a_chain_runs_in_order_and_its_results_are_kept(void **state)
 {
 	struct place *p = *state;
-	const char *text = "stage \"b\" {\n $L text = \"B\"\n in = a.out\n}\nstage \"a\" {\n $L text = \"A\"\n}\n";
+	const char *text =
+		"stage \"b\" {\n $L text = \"B\"\n in = a.out\n}\nstage \"a\" {\n $L text = \"A\"\n}\n";
 
 	assert_int_equal(place_run(p, text), 0);
-	assert_string_equal(p->events.data, "begin\nstarted a 1\nfinished a done\nstarted b 1\nfinished b done\nend done 0\n");
+	assert_string_equal(
+		p->events.data,
+		"begin\nstarted a 1\nfinished a done\nstarted b 1\nfinished b done\nend done 0\n");
 	assert_string_equal(content(p, "b"), "BA");
 	struct run_stage b = recorded(p, "b");
 	assert_int_equal(b.attempts, 1);
@@ -27,8 +30,10 @@ static void a_chain_runs_in_order_and_its_results_are_kept(void **state)
 static void independent_stages_run_side_by_side(void **state)
 {
 	struct place *p = *state;
-	const char *four = "stage \"a\" {\n $N\n number = 1\n sleep = 0.3\n}\nstage \"b\" {\n $N\n number = 2\n sleep = 0.3\n}\n"
-			   "stage \"c\" {\n $N\n number = 3\n sleep = 0.3\n}\nstage \"d\" {\n $N\n number = 4\n sleep = 0.3\n}\n";
+	const char *four = "stage \"a\" {\n $N\n number = 1\n sleep = 0.3\n}\nstage \"b\" {\n $N\n number = "
+			   "2\n sleep = 0.3\n}\n"
+			   "stage \"c\" {\n $N\n number = 3\n sleep = 0.3\n}\nstage \"d\" {\n $N\n number = "
+			   "4\n sleep = 0.3\n}\n";
 
 	p->jobs = 4;
 	double start = clock_mono();
@@ -53,7 +58,8 @@ static void declared_memory_keeps_stages_apart(void **state)
 	assert_true(strstr(p->events.data, "started small") < strstr(p->events.data, "finished a"));
 	assert_true(strstr(p->events.data, "finished a") < strstr(p->events.data, "started b"));
 
-	snprintf(text, sizeof text, "stage \"a\" {\n $N\n memory = \"%lluMiB\"\n}\n", (unsigned long long)all * 2);
+	snprintf(text, sizeof text, "stage \"a\" {\n $N\n memory = \"%lluMiB\"\n}\n",
+		 (unsigned long long)all * 2);
 	assert_int_equal(place_run(p, text), 2);
 	assert_non_null(strstr(p->err.message, "stage \"a\": it needs "));
 	assert_non_null(strstr(p->err.message, "of memory, this machine has"));
@@ -69,7 +75,11 @@ static void a_gpu_that_is_not_there_is_an_error_before_anything_starts(void **st
 	assert_int_equal(executions(p, "a"), 0);
 	/* With two devices, two stages of one GPU each run at once, on different ones. */
 	setenv("CUDA_VISIBLE_DEVICES", "4,7", 1);
-	assert_int_equal(place_run(p, "stage \"a\" {\n $N\n gpus = 1\n}\nstage \"b\" {\n $N\n gpus = 2\n number = 1\n}\n"), 0);
+	assert_int_equal(
+		place_run(
+			p,
+			"stage \"a\" {\n $N\n gpus = 1\n}\nstage \"b\" {\n $N\n gpus = 2\n number = 1\n}\n"),
+		0);
 	assert_true(strstr(p->events.data, "finished a") < strstr(p->events.data, "started b"));
 	unsetenv("CUDA_VISIBLE_DEVICES");
 }
@@ -79,7 +89,8 @@ static void one_failure_skips_what_needs_it_and_nothing_else(void **state)
 	struct place *p = *state;
 	const char *text = "stage \"bad\" {\n $L fails = 9\n}\nstage \"below\" {\n $L in = bad.out\n}\n"
 			   "stage \"lower\" {\n $L in = below.out\n also = good.out\n}\n"
-			   "stage \"good\" {\n $L text = \"g\"\n sleep = 0.1\n}\nstage \"best\" {\n $L in = good.out\n}\n";
+			   "stage \"good\" {\n $L text = \"g\"\n sleep = 0.1\n}\nstage \"best\" {\n $L in = "
+			   "good.out\n}\n";
 
 	p->jobs = 1;
 	assert_int_equal(place_run(p, text), 3);
@@ -135,7 +146,8 @@ static void directories_are_handed_on_too(void **state)
 static void force_replaces_and_tells_of_other_bytes(void **state)
 {
 	struct place *p = *state;
-	const char *sure = "stage \"a\" {\n $L text = \"x\"\n}\n", *random = "stage \"r\" {\n $L does = \"random\"\n}\n";
+	const char *sure = "stage \"a\" {\n $L text = \"x\"\n}\n",
+		   *random = "stage \"r\" {\n $L does = \"random\"\n}\n";
 	struct plan_options force = {.force = true};
 
 	assert_int_equal(place_run(p, sure), 0);
@@ -145,7 +157,8 @@ static void force_replaces_and_tells_of_other_bytes(void **state)
 	assert_int_equal(place_run(p, random), 0);
 	struct result before = result_of(p, "r");
 	assert_int_equal(place_run_with(p, random, force), 0);
-	assert_true(told(p, "log r not deterministic: output out differs from the one on record for the same key"));
+	assert_true(told(
+		p, "log r not deterministic: output out differs from the one on record for the same key"));
 	struct result after = result_of(p, "r");
 	assert_false(digest_equal(&before.outputs[0].artifact.digest, &after.outputs[0].artifact.digest));
 }
@@ -155,7 +168,8 @@ static void two_stages_of_one_key_are_made_once(void **state)
 	struct place *p = *state;
 
 	assert_int_equal(place_run(p, "stage \"a\" {\n $L text = \"x\"\n sleep = 0.1\n}\n"
-				      "stage \"twin\" {\n $L text = \"x\"\n sleep = 0.1\n}\n"), 0);
+				      "stage \"twin\" {\n $L text = \"x\"\n sleep = 0.1\n}\n"),
+			 0);
 	assert_int_equal(executions(p, "a") + executions(p, "twin"), 1);
 	assert_true(told(p, "waiting twin\n"));
 	assert_int_equal(status_of_stage(p, "twin"), STAGE_CACHED);
@@ -164,8 +178,10 @@ static void two_stages_of_one_key_are_made_once(void **state)
 static void runs_of_the_same_graph_at_once_execute_each_stage_once(void **state)
 {
 	struct place *p = *state;
-	const char *text = "stage \"a\" {\n $L text = \"a\"\n sleep = 0.05\n}\nstage \"b\" {\n $L text = \"b\"\n sleep = 0.05\n}\n"
-			   "stage \"c\" {\n $L in = a.out\n also = b.out\n sleep = 0.05\n}\nstage \"d\" {\n $L in = c.out\n text = \"d\"\n}\n";
+	const char *text = "stage \"a\" {\n $L text = \"a\"\n sleep = 0.05\n}\nstage \"b\" {\n $L text = "
+			   "\"b\"\n sleep = 0.05\n}\n"
+			   "stage \"c\" {\n $L in = a.out\n also = b.out\n sleep = 0.05\n}\nstage \"d\" {\n "
+			   "$L in = c.out\n text = \"d\"\n}\n";
 	pid_t runners[8];
 
 	for (size_t i = 0; i < 8; i++) {

@@ -5,11 +5,11 @@
 
 #define KILLS 40
 
-static const char text[] =
-	"stage \"a\" {\n $L text = \"a\"\n sleep = 0.004\n}\nstage \"b\" {\n $L text = \"b\"\n in = a.out\n does = \"tree\"\n}\n"
-	"stage \"c\" {\n $L text = \"c\"\n in = a.out\n sleep = 0.004\n}\n"
-	"stage \"steps\" {\n $L text = \"s\"\n in = c.out\n does = \"steps\"\n}\n"
-	"stage \"d\" {\n $L text = \"d\"\n in = c.out\n also = steps.out\n}\n";
+static const char text[] = "stage \"a\" {\n $L text = \"a\"\n sleep = 0.004\n}\nstage \"b\" {\n $L text = "
+			   "\"b\"\n in = a.out\n does = \"tree\"\n}\n"
+			   "stage \"c\" {\n $L text = \"c\"\n in = a.out\n sleep = 0.004\n}\n"
+			   "stage \"steps\" {\n $L text = \"s\"\n in = c.out\n does = \"steps\"\n}\n"
+			   "stage \"d\" {\n $L text = \"d\"\n in = c.out\n also = steps.out\n}\n";
 
 /* The run in a process of its own, whose store connection is its own too; its pid. */
 static pid_t start_runner(struct place *p)

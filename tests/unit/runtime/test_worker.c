@@ -11,8 +11,16 @@ static void a_message_comes_out_as_it_went_in_however_it_is_cut(void **state)
 	struct strbuf b = STRBUF_INIT;
 	struct arena a = ARENA_INIT;
 	struct error err = ERROR_INIT;
-	struct message in = {.type = MESSAGE_METRIC, .code = -3, .step = 1LL << 40, .done = UINT64_MAX, .total = 7, .value = -0.125,
-			.name = "loss", .text = "täxt", .hint = ""}, out;
+	struct message in = {.type = MESSAGE_METRIC,
+			     .code = -3,
+			     .step = 1LL << 40,
+			     .done = UINT64_MAX,
+			     .total = 7,
+			     .value = -0.125,
+			     .name = "loss",
+			     .text = "täxt",
+			     .hint = ""},
+		       out;
 
 	(void)state;
 	message_pack(&b, &in);
@@ -60,7 +68,8 @@ static void attributes_are_typed_and_defaults_filled_in(void **state)
 	struct place *p = *state;
 	size_t n;
 
-	place_graph(p, "stage \"a\" {\n $N\n text = \"t\"\n words = [\"x\", \"y\"]\n source = \"data/x.csv\"\n span = \"90s\"\n}\n");
+	place_graph(p, "stage \"a\" {\n $N\n text = \"t\"\n words = [\"x\", \"y\"]\n source = "
+		       "\"data/x.csv\"\n span = \"90s\"\n}\n");
 	struct stage_ctx ctx = {.node = &p->graph->stages[0], .pin = "abc"};
 	assert_string_equal(ctx_str(&ctx, "text"), "t");
 	assert_int_equal(ctx_int(&ctx, "number"), 7);
@@ -104,9 +113,12 @@ static void a_crash_costs_an_attempt_and_is_told_with_the_last_lines(void **stat
 {
 	struct place *p = *state;
 
-	assert_int_equal(place_run(p, "stage \"a\" {\n $L does = \"segv\"\n retries = 1\n}\nstage \"b\" {\n $L text = \"b\"\n}\n"), 3);
-	assert_string_equal(p->err.message, "stage \"a\": attempt 2 crashed with SIGSEGV (Segmentation fault); it last said: "
-					    "about to crash");
+	assert_int_equal(place_run(p, "stage \"a\" {\n $L does = \"segv\"\n retries = 1\n}\nstage \"b\" {\n "
+				      "$L text = \"b\"\n}\n"),
+			 3);
+	assert_string_equal(p->err.message,
+			    "stage \"a\": attempt 2 crashed with SIGSEGV (Segmentation fault); it last said: "
+			    "about to crash");
 	assert_int_equal(executions(p, "a"), 2);
 	assert_int_equal(status_of_stage(p, "b"), STAGE_DONE);
 	assert_int_equal(place_run(p, "stage \"a\" {\n $L does = \"die\"\n}\n"), 3);
@@ -123,8 +135,12 @@ static void a_timeout_ends_a_stage_that_looks_and_one_that_does_not(void **state
 	assert_int_equal(place_run(p, "stage \"a\" {\n $L sleep = 30\n timeout = \"100ms\"\n}\n"), 3);
 	assert_string_equal(p->err.message, "stage \"a\": ran longer than its timeout of 100 ms");
 	double start = clock_mono();
-	assert_int_equal(place_run(p, "stage \"a\" {\n $L sleep = 30\n timeout = \"100ms\"\n does = \"stubborn\"\n}\n"), 3);
-	assert_string_equal(p->err.message, "stage \"a\": ran longer than its timeout of 100 ms and was killed");
+	assert_int_equal(
+		place_run(p,
+			  "stage \"a\" {\n $L sleep = 30\n timeout = \"100ms\"\n does = \"stubborn\"\n}\n"),
+		3);
+	assert_string_equal(p->err.message,
+			    "stage \"a\": ran longer than its timeout of 100 ms and was killed");
 	assert_true(clock_mono() - start < 5);
 }
 
@@ -162,8 +178,9 @@ static void on_alarm(int sig)
 
 static void stop_after(struct place *p, double seconds, double then)
 {
-	struct itimerval t = {.it_value = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)},
-			.it_interval = {(time_t)then, (suseconds_t)((then - (double)(time_t)then) * 1e6)}};
+	struct itimerval t = {
+		.it_value = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)},
+		.it_interval = {(time_t)then, (suseconds_t)((then - (double)(time_t)then) * 1e6)}};
 
 	stop_place = p;
 	p->stop = 0;
@@ -181,9 +198,11 @@ static void stop_never(struct place *p)
 static void a_stopped_run_is_interrupted_and_the_next_one_goes_on(void **state)
 {
 	struct place *p = *state;
-	const char *text = "stage \"first\" {\n $L text = \"1\"\n}\nstage \"long\" {\n $L in = first.out\n sleep = 30\n}\n"
+	const char *text = "stage \"first\" {\n $L text = \"1\"\n}\nstage \"long\" {\n $L in = first.out\n "
+			   "sleep = 30\n}\n"
 			   "stage \"last\" {\n $L in = long.out\n}\n";
-	const char *again = "stage \"first\" {\n $L text = \"1\"\n}\nstage \"long\" {\n $L in = first.out\n sleep = 0\n}\n"
+	const char *again = "stage \"first\" {\n $L text = \"1\"\n}\nstage \"long\" {\n $L in = first.out\n "
+			    "sleep = 0\n}\n"
 			    "stage \"last\" {\n $L in = long.out\n}\n";
 
 	stop_after(p, 0.2, 0);
@@ -214,13 +233,15 @@ static void a_second_signal_kills_at_once(void **state)
 static void a_stage_with_checkpoints_goes_on_where_it_was(void **state)
 {
 	struct place *p = *state;
-	const char *slow = "stage \"a\" {\n $L text = \"x\"\n does = \"steps\"\n sleep = 0.01\n timeout = \"300ms\"\n}\n";
+	const char *slow = "stage \"a\" {\n $L text = \"x\"\n does = \"steps\"\n sleep = 0.01\n timeout = "
+			   "\"300ms\"\n}\n";
 	const char *fast = "stage \"a\" {\n $L text = \"x\"\n does = \"steps\"\n}\n";
 	int code, runs = 0;
 
 	assert_int_equal(place_run(p, slow), 5);
-	assert_string_equal(p->err.message,
-			    "stage \"a\": its timeout of 300 ms is up; the next run goes on from its checkpoint");
+	assert_string_equal(
+		p->err.message,
+		"stage \"a\": its timeout of 300 ms is up; the next run goes on from its checkpoint");
 	assert_int_equal(status_of_stage(p, "a"), STAGE_INTERRUPTED);
 	assert_true(told(p, "log a from step 0\n"));
 	while ((code = place_run(p, slow)) == 5 && runs++ < 40)

@@ -38,8 +38,13 @@ static const struct attr_schema work_attrs[] = {
 	/* how it behaves; none of these changes what it makes */
 	{.name = "does", .type = ATTR_STRING, .flags = ATTR_UNKEYED, .fallback = "\"\""},
 	{.name = "sleep", .type = ATTR_FLOAT, .flags = ATTR_UNKEYED, .fallback = "0"},
-	{.name = "fails", .type = ATTR_INT, .flags = ATTR_UNKEYED, .fallback = "0"}, /* so many times, then no more */
-	{.name = "notes", .type = ATTR_STRING, .flags = ATTR_UNKEYED}, /* a file that gets a line per execution */
+	{.name = "fails",
+	 .type = ATTR_INT,
+	 .flags = ATTR_UNKEYED,
+	 .fallback = "0"}, /* so many times, then no more */
+	{.name = "notes",
+	 .type = ATTR_STRING,
+	 .flags = ATTR_UNKEYED}, /* a file that gets a line per execution */
 	{0},
 };
 
@@ -88,7 +93,8 @@ static int work_steps(struct stage_ctx *ctx, struct error *err)
 		size_t n;
 		char *text = file_read(checkpoint, &n, NULL);
 		if (!text || atoi(text) != step)
-			return error_set(err, ERR_STAGE, "checkpoint %lld holds something else", (long long)step);
+			return error_set(err, ERR_STAGE, "checkpoint %lld holds something else",
+					 (long long)step);
 		free(text);
 	}
 	ctx_log(ctx, LOG_INFO, "from step %lld", (long long)step);
@@ -97,7 +103,8 @@ static int work_steps(struct stage_ctx *ctx, struct error *err)
 		step++;
 		snprintf(path, sizeof path, "%s/state", ctx_scratch(ctx));
 		snprintf(text, sizeof text, "%lld", (long long)step);
-		if (file_write_atomic(path, text, strlen(text), err) < 0 || ctx_checkpoint_save(ctx, step, path, err) < 0)
+		if (file_write_atomic(path, text, strlen(text), err) < 0 ||
+		    ctx_checkpoint_save(ctx, step, path, err) < 0)
 			return -1;
 		ctx_metric(ctx, step, "loss", 1.0 / (double)step);
 		if (work_sleep(ctx, ctx_float(ctx, "sleep"), false, err) < 0)
@@ -207,7 +214,8 @@ static int work_published(const struct stage_node *node, const struct digest *di
 }
 
 static const struct stage_kind work_kind = {
-	.schema = {.name = "work", .version = 1, .doc = "works", .attrs = work_attrs, .outputs = work_outputs},
+	.schema =
+		{.name = "work", .version = 1, .doc = "works", .attrs = work_attrs, .outputs = work_outputs},
 	.run = work_run,
 	.pin = work_pin,
 	.published = work_published,
@@ -216,12 +224,12 @@ static const struct stage_kind work_kind = {
 /* ---- a place ---- */
 
 struct place {
-	char dir[64];         /* temporary, removed at the end */
-	char notes[96];       /* dir/notes */
-	char state[96];       /* dir/state: the store's */
+	char dir[64];   /* temporary, removed at the end */
+	char notes[96]; /* dir/notes */
+	char state[96]; /* dir/state: the store's */
 	struct store *store;
-	struct graph *graph;  /* of the last run */
-	struct error err;     /* of the last run */
+	struct graph *graph; /* of the last run */
+	struct error err;    /* of the last run */
 	int64_t run;
 	struct arena arena;
 	struct strbuf events; /* one line each: "started a 1", "finished a done" … */
@@ -269,10 +277,14 @@ static int place_teardown(void **state)
 	return 0;
 }
 
+/* One more kind for the graphs of a test program; NULL: none. */
+static const struct stage_kind *place_kind;
+
 /* Loads text; $N in it becomes `uses = "work"`, $L the same with the notes file. */
 static struct graph *place_graph(struct place *p, const char *text)
 {
-	static const struct kind_schema *const kinds[] = {&work_kind.schema, NULL};
+	const struct kind_schema *const kinds[] = {&work_kind.schema, place_kind ? &place_kind->schema : NULL,
+						   NULL};
 	struct graph_options options = {.kinds = kinds};
 	struct strbuf full = STRBUF_INIT, shown = STRBUF_INIT;
 	struct diags diags = {0};
@@ -310,24 +322,35 @@ static void place_observe(const struct event *e, void *arg)
 	case EVENT_STAGE_WAITING: strbuf_addf(&p->events, "waiting %s\n", e->name); break;
 	case EVENT_STAGE_STARTED: strbuf_addf(&p->events, "started %s %d\n", e->name, e->attempt); break;
 	case EVENT_STAGE_PROGRESS:
-		strbuf_addf(&p->events, "progress %s %d/%d %s\n", e->name, (int)e->done, (int)e->total, e->unit);
+		strbuf_addf(&p->events, "progress %s %d/%d %s\n", e->name, (int)e->done, (int)e->total,
+			    e->unit);
 		break;
 	case EVENT_STAGE_LOG: strbuf_addf(&p->events, "log %s %s\n", e->name, e->message); break;
 	case EVENT_STAGE_METRIC:
 		strbuf_addf(&p->events, "metric %s %s %d %g\n", e->name, e->message, (int)e->step, e->value);
 		break;
-	case EVENT_STAGE_RETRY: strbuf_addf(&p->events, "retry %s %d: %s\n", e->name, e->attempt, e->message); break;
+	case EVENT_STAGE_RETRY:
+		strbuf_addf(&p->events, "retry %s %d: %s\n", e->name, e->attempt, e->message);
+		break;
 	case EVENT_STAGE_FINISHED:
 		strbuf_addf(&p->events, "finished %s %s\n", e->name, stage_status_name(e->status));
 		break;
-	case EVENT_RUN_FINISHED: strbuf_addf(&p->events, "end %s %d\n", run_status_name(e->run_status), e->exit_code); break;
+	case EVENT_RUN_FINISHED:
+		strbuf_addf(&p->events, "end %s %d\n", run_status_name(e->run_status), e->exit_code);
+		break;
 	}
 }
 
 static int place_run_with(struct place *p, const char *text, struct plan_options plan)
 {
-	struct run_options o = {.plan = plan, .jobs = p->jobs ? p->jobs : 2, .command = "test", .observe = place_observe,
-			.arg = p, .stop = &p->stop, .grace = p->grace ? p->grace : 1, .backoff = 0.01};
+	struct run_options o = {.plan = plan,
+				.jobs = p->jobs ? p->jobs : 2,
+				.command = "test",
+				.observe = place_observe,
+				.arg = p,
+				.stop = &p->stop,
+				.grace = p->grace ? p->grace : 1,
+				.backoff = 0.01};
 
 	strbuf_clear(&p->events);
 	p->err = (struct error)ERROR_INIT;
@@ -406,7 +429,9 @@ static void evict(struct place *p, const char *name)
 	struct result r = result_of(p, name);
 	sqlite3_stmt *gone;
 
-	assert_int_equal(sqlite3_prepare_v2(store_db(p->store), "DELETE FROM blobs WHERE digest = ?1", -1, &gone, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(store_db(p->store), "DELETE FROM blobs WHERE digest = ?1", -1,
+					    &gone, NULL),
+			 SQLITE_OK);
 	sqlite3_bind_blob(gone, 1, r.outputs[0].artifact.digest.bytes, 32, SQLITE_STATIC);
 	assert_int_equal(sqlite3_step(gone), SQLITE_DONE);
 	assert_int_equal(sqlite3_changes(store_db(p->store)), 1);

@@ -1,5 +1,5 @@
-/* The plan: one pass over the stages in order, producers first. A stage all of whose inputs are known has a key, and the store
- * says whether the key has a result. */
+/* The plan: one pass over the stages in order, producers first. A stage all of whose inputs are known has a
+ * key, and the store says whether the key has a result. */
 #include "runtime/plan.h"
 
 #include <stdlib.h>
@@ -7,7 +7,11 @@
 
 #include "base/mem.h"
 
-enum { SELECTED = 1, ANCESTOR = 2, FEEDS = 4 /* a selected stage takes its output, and it is not selected */ };
+enum {
+	SELECTED = 1,
+	ANCESTOR = 2,
+	FEEDS = 4 /* a selected stage takes its output, and it is not selected */
+};
 
 /* At most this many differences are told in one reason. */
 #define MAX_DIFFS 3
@@ -21,7 +25,8 @@ const char *plan_state_name(enum plan_state s)
 
 /* ---- which stages ---- */
 
-static int find_stage(const struct graph *g, const char *option, const char *name, int *out, struct error *err)
+static int find_stage(const struct graph *g, const char *option, const char *name, int *out,
+		      struct error *err)
 {
 	*out = -1;
 	if (!name)
@@ -71,7 +76,8 @@ static int select_stages(struct plan *p, uint8_t *flags, struct error *err)
 
 	if (o->only && (o->from || o->until))
 		return error_set(err, ERR_USAGE, "--only cannot be combined with --from or --until");
-	if (find_stage(g, "--from", o->from, &from, err) < 0 || find_stage(g, "--until", o->until, &until, err) < 0 ||
+	if (find_stage(g, "--from", o->from, &from, err) < 0 ||
+	    find_stage(g, "--until", o->until, &until, err) < 0 ||
 	    find_stage(g, "--only", o->only, &only, err) < 0)
 		return -1;
 	uint8_t *set = xmalloc(g->nstages + 1);
@@ -96,7 +102,8 @@ static int select_stages(struct plan *p, uint8_t *flags, struct error *err)
 			}
 		if (!met) {
 			free(set);
-			return error_set(err, ERR_USAGE, "--from %s does not lead to --until %s", o->from, o->until);
+			return error_set(err, ERR_USAGE, "--from %s does not lead to --until %s", o->from,
+					 o->until);
 		}
 	}
 	if (only >= 0) {
@@ -136,8 +143,8 @@ static bool is_forced(const struct plan *p, size_t i, const char **reason)
 
 /* ---- pins ---- */
 
-/* What the pin of a node is stored under: its kind, its URLs, and the attribute "revision" where the kind has one. Empty when
- * nothing of it is remote. */
+/* What the pin of a node is stored under: its kind, its URLs, and the attribute "revision" where the kind has
+ * one. Empty when nothing of it is remote. */
 static void pin_source(const struct stage_node *n, struct strbuf *out)
 {
 	const char *revision = "";
@@ -146,7 +153,8 @@ static void pin_source(const struct stage_node *n, struct strbuf *out)
 	strbuf_adds(out, n->kind->name);
 	for (size_t i = 0; n->kind->attrs && n->kind->attrs[i].name; i++) {
 		const struct value *v = &n->attrs[i];
-		if (v->type == VALUE_STRING && n->kind->attrs[i].type == ATTR_SOURCE && strstr(v->str, "://")) {
+		if (v->type == VALUE_STRING && n->kind->attrs[i].type == ATTR_SOURCE &&
+		    strstr(v->str, "://")) {
 			strbuf_addf(out, " %s", v->str);
 			remote = true;
 		} else if (v->type == VALUE_LIST && n->kind->attrs[i].type == ATTR_SOURCES) {
@@ -173,7 +181,6 @@ static int find_pin(struct store *s, struct plan *p, size_t i, bool ask, struct 
 	struct strbuf source = STRBUF_INIT, pin = STRBUF_INIT;
 	int rc = 0;
 
-	p->stages[i].pin = "";
 	if (!kind->pin)
 		return 0;
 	pin_source(n, &source);
@@ -226,12 +233,15 @@ static void add_diff(struct strbuf *out, const struct stage_node *n, const struc
 	}
 }
 
-/* The differences between two records as one line, without those about the pin unless pins is set; NULL when there are none. */
-static const char *tell_diffs(struct plan *p, size_t i, const struct result *old, const uint8_t *now, size_t now_len, bool pins)
+/* The differences between two records as one line, without those about the pin unless pins is set; NULL when
+ * there are none. */
+static const char *tell_diffs(struct plan *p, size_t i, const struct result *old, const uint8_t *now,
+			      size_t now_len, bool pins)
 {
 	struct strbuf text = STRBUF_INIT;
 	struct key_diff *diffs;
-	size_t n = key_compare(old->preimage, old->preimage_len, now, now_len, &p->arena, &diffs), told = 0, more = 0;
+	size_t n = key_compare(old->preimage, old->preimage_len, now, now_len, &p->arena, &diffs), told = 0,
+	       more = 0;
 
 	for (size_t d = 0; d < n; d++) {
 		if (!pins && strcmp(diffs[d].what, "pin") == 0)
@@ -313,16 +323,18 @@ static bool still_published(const struct stage_node *n, const struct result *r)
 	return there;
 }
 
-/* What becomes of a stage whose inputs are known. *evicted: recorded without bytes; the state is PLAN_CACHED then, and the
- * caller decides whether anybody needs the bytes. */
-static int look_up(struct store *s, struct plan *p, size_t i, const struct digest *inputs, bool *evicted, struct error *err)
+/* What becomes of a stage whose inputs are known. *evicted: recorded without bytes; the state is PLAN_CACHED
+ * then, and the caller decides whether anybody needs the bytes. */
+static int look_up(struct store *s, struct plan *p, size_t i, const struct digest *inputs, bool *evicted,
+		   struct error *err)
 {
 	struct plan_stage *st = &p->stages[i];
 	enum result_state found;
 	const char *forced;
 
 	*evicted = false;
-	if (make_key(s, p, i, inputs, err) < 0 || result_find(s, &st->key, &p->arena, false, &st->result, &found, err) < 0)
+	if (make_key(s, p, i, inputs, err) < 0 ||
+	    result_find(s, &st->key, &p->arena, false, &st->result, &found, err) < 0)
 		return -1;
 	st->state = PLAN_RUN;
 	st->forced = false;
@@ -346,29 +358,29 @@ static int look_up(struct store *s, struct plan *p, size_t i, const struct diges
 	return 0;
 }
 
-/* Collects the digests of stage i's inputs from the results of its producers; the index of the edge whose producer has none
- * yet, or ninputs. */
+/* Collects the digests of stage i's inputs from the results of its producers; the index of the edge whose
+ * producer has none yet, or ninputs. */
 static size_t gather_inputs(const struct plan *p, size_t i, struct digest *inputs)
 {
 	const struct stage_node *n = &p->graph->stages[i];
 
 	for (size_t e = 0; e < n->ninputs; e++) {
 		const struct plan_stage *above = &p->stages[n->inputs[e].stage];
-		if (above->state == PLAN_RUN || above->state == PLAN_UNKNOWN || n->inputs[e].output >= above->result.noutputs)
+		if (above->state == PLAN_RUN || above->state == PLAN_UNKNOWN ||
+		    n->inputs[e].output >= above->result.noutputs)
 			return e;
 		inputs[e] = above->result.outputs[n->inputs[e].output].artifact.digest;
 	}
 	return n->ninputs;
 }
 
-static int plan_selected(struct store *s, struct plan *p, size_t i, struct digest *inputs, bool *evicted, struct error *err)
+static int plan_selected(struct store *s, struct plan *p, size_t i, struct digest *inputs, bool *evicted,
+			 struct error *err)
 {
 	const struct stage_node *n = &p->graph->stages[i];
 	struct plan_stage *st = &p->stages[i];
 	const char *forced;
 
-	if (find_pin(s, p, i, true, err) < 0)
-		return -1;
 	size_t open = gather_inputs(p, i, inputs);
 	if (open == n->ninputs)
 		return look_up(s, p, i, inputs, evicted, err);
@@ -377,13 +389,15 @@ static int plan_selected(struct store *s, struct plan *p, size_t i, struct diges
 	st->forced = sure;
 	st->state = sure ? PLAN_RUN : PLAN_UNKNOWN;
 	st->reason = sure ? forced
-			  : arena_printf(&p->arena, "depends on %s", p->graph->stages[n->inputs[open].stage].name);
+			  : arena_printf(&p->arena, "depends on %s",
+					 p->graph->stages[n->inputs[open].stage].name);
 	return 0;
 }
 
-/* A stage that is not selected but stands above one that is: the result of its last good run, and what was edited since. */
-static int plan_frozen(struct store *s, struct plan *p, size_t i, bool feeds, struct digest *inputs, struct strbuf *gone,
-		       struct error *err)
+/* A stage that is not selected but stands above one that is: the result of its last good run, and what was
+ * edited since. */
+static int plan_frozen(struct store *s, struct plan *p, size_t i, bool feeds, struct digest *inputs,
+		       struct strbuf *gone, struct error *err)
 {
 	const struct stage_node *n = &p->graph->stages[i];
 	struct plan_stage *st = &p->stages[i];
@@ -413,17 +427,20 @@ static int plan_frozen(struct store *s, struct plan *p, size_t i, bool feeds, st
 	if (find_pin(s, p, i, false, err) < 0)
 		return -1;
 	if (key_preimage(s, n, st->pin, inputs, &now, &broken) < 0)
-		st->ignored = arena_strdup(&p->arena, broken.message); /* a source that is gone: it is not needed */
+		st->ignored = arena_strdup(&p->arena,
+					   broken.message); /* a source that is gone: it is not needed */
 	else
-		st->ignored = tell_diffs(p, i, &st->result, (const uint8_t *)now.data, now.len, *st->pin != '\0');
+		st->ignored = tell_diffs(p, i, &st->result, (const uint8_t *)now.data, now.len,
+					 *st->pin != '\0');
 	strbuf_free(&now);
 	return 0;
 }
 
 /* ---- evicted bytes ---- */
 
-/* Recorded results without bytes are fine until a stage that runs, or may run, takes them as input, or they are what the
- * pipeline is for. Then their stage runs again; and as it may make other bytes this time, what follows is unknown. */
+/* Recorded results without bytes are fine until a stage that runs, or may run, takes them as input, or they
+ * are what the pipeline is for. Then their stage runs again; and as it may make other bytes this time, what
+ * follows is unknown. */
 static void need_evicted(struct plan *p, const uint8_t *flags, bool *evicted)
 {
 	const struct graph *g = p->graph;
@@ -446,19 +463,23 @@ static void need_evicted(struct plan *p, const uint8_t *flags, bool *evicted)
 				evicted[i] = false;
 				changed = true;
 			}
-			for (size_t e = 0; (st->state == PLAN_RUN || st->state == PLAN_UNKNOWN) && e < g->stages[i].ninputs; e++)
+			for (size_t e = 0;
+			     (st->state == PLAN_RUN || st->state == PLAN_UNKNOWN) && e < g->stages[i].ninputs;
+			     e++)
 				wanted[g->stages[i].inputs[e].stage] = 1;
 		}
 		for (size_t k = 0; changed && k < g->nstages; k++) {
 			size_t i = g->order[k];
-			for (size_t e = 0; p->stages[i].state == PLAN_CACHED && e < g->stages[i].ninputs; e++) {
+			for (size_t e = 0; p->stages[i].state == PLAN_CACHED && e < g->stages[i].ninputs;
+			     e++) {
 				const struct plan_stage *above = &p->stages[g->stages[i].inputs[e].stage];
 				if (above->state != PLAN_RUN && above->state != PLAN_UNKNOWN)
 					continue;
 				p->stages[i].state = PLAN_UNKNOWN;
 				p->stages[i].has_key = false;
-				p->stages[i].reason = arena_printf(&p->arena, "depends on %s",
-								   g->stages[g->stages[i].inputs[e].stage].name);
+				p->stages[i].reason = arena_printf(
+					&p->arena, "depends on %s",
+					g->stages[g->stages[i].inputs[e].stage].name);
 				evicted[i] = false;
 			}
 		}
@@ -472,11 +493,12 @@ static void need_evicted(struct plan *p, const uint8_t *flags, bool *evicted)
 
 /* ---- the whole ---- */
 
-int plan_make(struct store *s, const struct graph *g, const struct plan_options *o, struct plan **out, struct error *err)
+int plan_make(struct store *s, const struct graph *g, const struct plan_options *o, struct plan **out,
+	      struct error *err)
 {
 	struct plan *p = xcalloc(1, sizeof *p);
 	uint8_t *flags = xcalloc(g->nstages + 1, 1);
-	bool *evicted = xcalloc(g->nstages + 1, sizeof *evicted), any_evicted = false;
+	bool *evicted = xcalloc(g->nstages + 1, sizeof *evicted), any_evicted = false, viewing = false;
 	struct strbuf gone = STRBUF_INIT;
 	size_t most = 0;
 	int rc = -1;
@@ -493,8 +515,16 @@ int plan_make(struct store *s, const struct graph *g, const struct plan_options 
 	if (select_stages(p, flags, err) < 0)
 		goto out;
 	for (size_t k = 0; k < g->nstages; k++) {
+		p->stages[g->order[k]].pin = "";
+		if (flags[g->order[k]] & SELECTED && find_pin(s, p, g->order[k], true, err) < 0)
+			goto out;
+	}
+	/* One view of the store for all look-ups; behind the pins, which may take as long as a network does. */
+	viewing = store_read_begin(s, err) == 0;
+	if (!viewing)
+		goto out;
+	for (size_t k = 0; k < g->nstages; k++) {
 		size_t i = g->order[k];
-		p->stages[i].pin = "";
 		if (flags[i] & SELECTED) {
 			if (plan_selected(s, p, i, inputs, &evicted[i], err) < 0)
 				goto out;
@@ -506,7 +536,8 @@ int plan_make(struct store *s, const struct graph *g, const struct plan_options 
 			goto out;
 	}
 	if (gone.len > 0) {
-		error_set(err, ERR_USAGE, "%s %s needs results that are not there: %s", p->options.only ? "--only" : "--from",
+		error_set(err, ERR_USAGE, "%s %s needs results that are not there: %s",
+			  p->options.only ? "--only" : "--from",
 			  p->options.only ? p->options.only : p->options.from, gone.data);
 		error_hint(err, "run the pipeline without it, or start further up");
 		goto out;
@@ -516,6 +547,8 @@ int plan_make(struct store *s, const struct graph *g, const struct plan_options 
 	*out = p;
 	rc = 0;
 out:
+	if (viewing)
+		store_read_end(s);
 	if (rc < 0)
 		plan_free(p);
 	strbuf_free(&gone);

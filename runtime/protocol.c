@@ -5,7 +5,18 @@
 
 #include <msgpack.h>
 
-enum { FIELD_TYPE, FIELD_CODE, FIELD_STEP, FIELD_DONE, FIELD_TOTAL, FIELD_VALUE, FIELD_NAME, FIELD_TEXT, FIELD_HINT, NFIELDS };
+enum {
+	FIELD_TYPE,
+	FIELD_CODE,
+	FIELD_STEP,
+	FIELD_DONE,
+	FIELD_TOTAL,
+	FIELD_VALUE,
+	FIELD_NAME,
+	FIELD_TEXT,
+	FIELD_HINT,
+	NFIELDS
+};
 
 static int write_strbuf(void *data, const char *bytes, size_t n)
 {
@@ -97,7 +108,8 @@ long message_unpack(const char *bytes, size_t n, struct message *m, struct arena
 	for (size_t i = 0; i < 4; i++)
 		length = length << 8 | (uint8_t)bytes[i];
 	if (length == 0 || length > MESSAGE_MAX)
-		return error_set(err, ERR_STAGE, "the worker sent a frame of %zu bytes: it is out of step", length);
+		return error_set(err, ERR_STAGE, "the worker sent a frame of %zu bytes: it is out of step",
+				 length);
 	if (n - 4 < length)
 		return 0;
 	memset(m, 0, sizeof *m);

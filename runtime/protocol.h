@@ -1,6 +1,6 @@
-/* What runner and worker say to each other: a stream of frames, each 4 bytes of length (big-endian) and one msgpack
- * array [type, code, step, done, total, value, name, text, hint]. One shape for all types, so that there is one encoder and
- * one decoder to trust; a frame without names is about 16 bytes. */
+/* What runner and worker say to each other: a stream of frames, each 4 bytes of length (big-endian) and one
+ * msgpack array [type, code, step, done, total, value, name, text, hint]. One shape for all types, so that
+ * there is one encoder and one decoder to trust; a frame without names is about 16 bytes. */
 #ifndef RUNTIME_PROTOCOL_H
 #define RUNTIME_PROTOCOL_H
 
@@ -24,7 +24,7 @@ enum message_type {
 	MESSAGE_CHECKPOINT, /* step, text: the path of the file; answered with MESSAGE_SAVED */
 	MESSAGE_RESULT,     /* code: 0 or enum error_class, text: message, hint. The last one of a worker */
 	/* runner to worker; a request to stop is a signal (worker.h) */
-	MESSAGE_SAVED,      /* code: 0 or enum error_class, text: message, hint */
+	MESSAGE_SAVED, /* code: 0 or enum error_class, text: message, hint */
 };
 
 struct message {
@@ -37,8 +37,8 @@ struct message {
 
 /* Appends m as one frame. */
 void message_pack(struct strbuf *out, const struct message *m);
-/* Takes the first frame of n bytes. Returns the bytes it used, 0 when the frame is not whole yet, -1 and ERR_STAGE when
- * what is there is no message. Strings are copied to a. */
+/* Takes the first frame of n bytes. Returns the bytes it used, 0 when the frame is not whole yet, -1 and
+ * ERR_STAGE when what is there is no message. Strings are copied to a. */
 long message_unpack(const char *bytes, size_t n, struct message *m, struct arena *a, struct error *err);
 
 #endif

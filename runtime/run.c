@@ -25,8 +25,12 @@ static void fill_records(struct runner *r)
 		uint32_t i = g->order[k];
 		const struct plan_stage *st = &r->plan->stages[i];
 		r->position[i] = (uint32_t)k;
-		r->records[k] = (struct run_stage){.name = g->stages[i].name, .kind = g->stages[i].kind->name,
-				.status = status_of(st), .reason = st->reason, .has_key = st->has_key, .key = st->key};
+		r->records[k] = (struct run_stage){.name = g->stages[i].name,
+						   .kind = g->stages[i].kind->name,
+						   .status = status_of(st),
+						   .reason = st->reason,
+						   .has_key = st->has_key,
+						   .key = st->key};
 		r->open += r->records[k].status == STAGE_PENDING;
 	}
 }
@@ -35,10 +39,16 @@ static int begin(struct runner *r, const char *command, struct error *err)
 {
 	const struct graph *g = r->graph;
 	struct run_param *params = arena_calloc(&r->arena, g->nparams + 1, sizeof *params);
-	struct run_info info = {.pipeline = g->name, .file = g->source ? g->source->name : "",
-			.status = RUN_RUNNING, .started_ms = clock_wall_ms(), .graph_text = g->source ? g->source->text : "",
-			.command = command ? command : "", .params = params, .nparams = g->nparams, .stages = r->records,
-			.nstages = g->nstages};
+	struct run_info info = {.pipeline = g->name,
+				.file = g->source ? g->source->name : "",
+				.status = RUN_RUNNING,
+				.started_ms = clock_wall_ms(),
+				.graph_text = g->source ? g->source->text : "",
+				.command = command ? command : "",
+				.params = params,
+				.nparams = g->nparams,
+				.stages = r->records,
+				.nstages = g->nstages};
 
 	for (size_t i = 0; i < g->nparams; i++)
 		params[i] = (struct run_param){g->params[i].name, g->params[i].text, g->params[i].origin};
@@ -58,9 +68,14 @@ static void emit_settled(struct runner *r)
 		const struct plan_stage *st = &r->plan->stages[i];
 		if (r->records[k].status == STAGE_PENDING)
 			continue;
-		const char *text = st->ignored ? arena_printf(&r->arena, "%s; ignored: %s", st->reason, st->ignored) : st->reason;
-		run_emit(r, &(struct event){.type = EVENT_STAGE_FINISHED, .stage = i, .status = r->records[k].status,
-				    .message = text, .result = st->result.noutputs ? &st->result : NULL});
+		const char *text = st->ignored ? arena_printf(&r->arena, "%s; ignored: %s", st->reason,
+							      st->ignored)
+					       : st->reason;
+		run_emit(r, &(struct event){.type = EVENT_STAGE_FINISHED,
+					    .stage = i,
+					    .status = r->records[k].status,
+					    .message = text,
+					    .result = st->result.noutputs ? &st->result : NULL});
 	}
 }
 
@@ -122,9 +137,10 @@ static int conclude(struct runner *r, enum run_status *status, struct error *err
 	return (int)r->first.class;
 }
 
-int run_graph(struct store *s, const struct graph *g, const struct run_options *o, int64_t *run_id, struct error *err)
+int run_graph(struct store *s, const struct graph *g, const struct run_options *o, int64_t *run_id,
+	      struct error *err)
 {
-	struct runner r = {.store = s, .graph = g, .options = o, .staging_fd = -1};
+	struct runner r = {.store = s, .graph = g, .options = o};
 	struct error local = ERROR_INIT, ended = ERROR_INIT;
 	double started = clock_mono();
 	enum run_status status;
@@ -146,7 +162,10 @@ int run_graph(struct store *s, const struct graph *g, const struct run_options *
 	if (r.open > 0) {
 		prepare_tasks(&r);
 		schedule_stages(&r);
-		staging_close(&r);
+		if (r.staging)
+			store_staging_drop(
+				s, r.staging,
+				NULL); /* what stays is cleared away when the store is opened next */
 		free(r.devices);
 	}
 	int code = conclude(&r, &status, err);
@@ -154,8 +173,10 @@ int run_graph(struct store *s, const struct graph *g, const struct run_options *
 		run_unrecorded(&r, &ended);
 		code = conclude(&r, &status, err);
 	}
-	run_emit(&r, &(struct event){.type = EVENT_RUN_FINISHED, .run_status = status, .exit_code = code,
-			    .seconds = clock_mono() - started});
+	run_emit(&r, &(struct event){.type = EVENT_RUN_FINISHED,
+				     .run_status = status,
+				     .exit_code = code,
+				     .seconds = clock_mono() - started});
 	arena_free(&r.arena);
 	plan_free(r.plan);
 	return code;

@@ -31,7 +31,8 @@ static int prepare(struct runner *r, struct attempt *a, struct error *err)
 	struct stage_input *inputs = arena_calloc(&a->arena, n->ninputs + 1, sizeof *inputs);
 	const char **outputs = arena_calloc(&a->arena, n->noutputs + 1, sizeof *outputs);
 
-	a->ctx = (struct stage_ctx){.node = n, .pin = st->pin ? st->pin : "", .inputs = inputs, .outputs = outputs};
+	a->ctx = (struct stage_ctx){
+		.node = n, .pin = st->pin ? st->pin : "", .inputs = inputs, .outputs = outputs};
 	for (size_t e = 0; e < n->ninputs; e++) {
 		const struct artifact *in = &input_of(r, &n->inputs[e])->artifact;
 		inputs[e].digest = in->digest;
@@ -54,7 +55,7 @@ int attempt_start(struct runner *r, size_t i, struct error *err)
 {
 	const struct stage_node *n = &r->graph->stages[i];
 
-	if (staging_open(r, err) < 0)
+	if (!r->staging && store_staging(r->store, &r->staging, err) < 0)
 		return -1;
 	struct attempt *a = xcalloc(1, sizeof *a);
 	a->stage = i;
@@ -108,22 +109,24 @@ static void tell_crash(const struct attempt *a, int status, const struct rusage 
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
 		char rss[16];
 		format_bytes((uint64_t)used->ru_maxrss * 1024, rss);
-		error_set(err, ERR_STAGE, "attempt %d was killed (SIGKILL): probably out of memory, at %s%s", a->number, rss,
-			  last.len ? last.data : "");
-		error_hint(err, "declare `memory` so that fewer stages run beside it, or make the stage smaller");
+		error_set(err, ERR_STAGE, "attempt %d was killed (SIGKILL): probably out of memory, at %s%s",
+			  a->number, rss, last.len ? last.data : "");
+		error_hint(err,
+			   "declare `memory` so that fewer stages run beside it, or make the stage smaller");
 	} else if (WIFSIGNALED(status)) {
 		const char *name = sigabbrev_np(WTERMSIG(status)), *what = sigdescr_np(WTERMSIG(status));
-		error_set(err, ERR_STAGE, "attempt %d crashed with SIG%s (%s)%s", a->number, name ? name : "?",
-			  what ? what : "unknown signal", last.len ? last.data : "");
+		error_set(err, ERR_STAGE, "attempt %d crashed with SIG%s (%s)%s", a->number,
+			  name ? name : "?", what ? what : "unknown signal", last.len ? last.data : "");
 	} else {
-		error_set(err, ERR_STAGE, "attempt %d ended with status %d before it had a result%s", a->number,
-			  WEXITSTATUS(status), last.len ? last.data : "");
+		error_set(err, ERR_STAGE, "attempt %d ended with status %d before it had a result%s",
+			  a->number, WEXITSTATUS(status), last.len ? last.data : "");
 	}
 	strbuf_free(&last);
 }
 
 /* What the worker's end means, as an error; class ERR_NONE when it went well. */
-static void judge(const struct attempt *a, const struct stage_node *n, int status, const struct rusage *used, struct error *err)
+static void judge(const struct attempt *a, const struct stage_node *n, int status, const struct rusage *used,
+		  struct error *err)
 {
 	char limit[24];
 
@@ -133,7 +136,8 @@ static void judge(const struct attempt *a, const struct stage_node *n, int statu
 	if (a->timed_out) {
 		format_duration(n->timeout, limit);
 		if (a->answered && err->class == ERR_INTERRUPTED && a->checkpointed) {
-			error_set(err, ERR_INTERRUPTED, "its timeout of %s is up; the next run goes on from its checkpoint", limit);
+			error_set(err, ERR_INTERRUPTED,
+				  "its timeout of %s is up; the next run goes on from its checkpoint", limit);
 			return;
 		}
 		if (!a->answered || err->class == ERR_INTERRUPTED || err->class == ERR_STAGE) {
@@ -147,7 +151,8 @@ static void judge(const struct attempt *a, const struct stage_node *n, int statu
 		if (a->stopped && (err->class == ERR_STAGE || err->class == ERR_INFRA)) {
 			struct error whole = *err; /* what broke off in the middle is no fault of the stage */
 			error_set(err, ERR_INTERRUPTED, "stopped: %s", whole.message);
-		} else if (err->class == ERR_STAGE && a->last_stderr && !strstr(err->message, a->last_stderr)) {
+		} else if (err->class == ERR_STAGE && a->last_stderr &&
+			   !strstr(err->message, a->last_stderr)) {
 			struct error whole = *err;
 			error_set(err, ERR_STAGE, "%s: %s", whole.message, a->last_stderr);
 			error_hint(err, "%s", whole.hint);
@@ -167,7 +172,8 @@ static void collect(struct runner *r, struct attempt *a, int *status, struct rus
 	double seconds = clock_mono() - a->started;
 	struct run_stage *rec = r->tasks[a->stage].record;
 
-	/* The group is killed while the dead leader still holds its number, so that no stranger can be hit. */
+	/* The group is killed while the dead leader still holds its number, so that no stranger can be hit.
+	 */
 	while (waitid(P_PID, (id_t)a->worker.pid, &info, WEXITED | WNOWAIT) < 0 && errno == EINTR)
 		continue;
 	kill(-a->worker.pid, SIGKILL);
@@ -185,7 +191,8 @@ static void collect(struct runner *r, struct attempt *a, int *status, struct rus
 
 /* ---- results ---- */
 
-static int check_output(const struct attempt *a, const struct stage_output *o, const char *path, struct error *err)
+static int check_output(const struct attempt *a, const struct stage_output *o, const char *path,
+			struct error *err)
 {
 	struct stat st;
 
@@ -197,7 +204,8 @@ static int check_output(const struct attempt *a, const struct stage_output *o, c
 			error_hint(err, "the command has to write a file or directory at $OUT_%s", o->name);
 		return -1;
 	}
-	bool wants_dir = o->kind == PORT_MODEL || o->kind == PORT_ADAPTER, any = o->kind == PORT_FILE || o->kind == PORT_ANY;
+	bool wants_dir = o->kind == PORT_MODEL || o->kind == PORT_ADAPTER,
+	     any = o->kind == PORT_FILE || o->kind == PORT_ANY;
 	if (!any && wants_dir != S_ISDIR(st.st_mode))
 		return error_set(err, ERR_STAGE, "output \"%s\" has to be a %s (%s), but is a %s", o->name,
 				 wants_dir ? "directory" : "file", port_kind_name(o->kind),
@@ -222,12 +230,15 @@ static void warn_nondeterminism(struct runner *r, struct attempt *a, const char 
 {
 	char line[256];
 
-	snprintf(line, sizeof line, "not deterministic: output %s differs from the one on record for the same key", output);
+	snprintf(line, sizeof line,
+		 "not deterministic: output %s differs from the one on record for the same key", output);
 	attempt_log(r, a, "warning", LOG_WARNING, line);
 }
 
-/* Takes the outputs into the store and records the result. *final when trying the stage again is of no use. */
-static int store_result(struct runner *r, struct attempt *a, struct result *out, bool *final, struct error *err)
+/* Takes the outputs into the store and records the result. *final when trying the stage again is of no use.
+ */
+static int store_result(struct runner *r, struct attempt *a, struct result *out, bool *final,
+			struct error *err)
 {
 	const struct stage_node *n = &r->graph->stages[a->stage];
 	struct plan_stage *st = &r->plan->stages[a->stage];
@@ -248,11 +259,19 @@ static int store_result(struct runner *r, struct attempt *a, struct result *out,
 	}
 	for (size_t f = 0; f < a->nfacts; f++)
 		facts[f] = (struct result_fact){arena_strdup(&r->plan->arena, a->facts[f].name),
-				arena_strdup(&r->plan->arena, a->facts[f].value)};
-	*out = (struct result){.key = st->key, .kind = n->kind->name, .version = n->kind->version, .outputs = outputs,
-			.noutputs = n->noutputs, .facts = facts, .nfacts = a->nfacts, .preimage = st->preimage,
-			.preimage_len = st->preimage_len, .finished_ms = clock_wall_ms(),
-			.seconds = clock_mono() - a->started, .run = r->id};
+						arena_strdup(&r->plan->arena, a->facts[f].value)};
+	*out = (struct result){.key = st->key,
+			       .kind = n->kind->name,
+			       .version = n->kind->version,
+			       .outputs = outputs,
+			       .noutputs = n->noutputs,
+			       .facts = facts,
+			       .nfacts = a->nfacts,
+			       .preimage = st->preimage,
+			       .preimage_len = st->preimage_len,
+			       .finished_ms = clock_wall_ms(),
+			       .seconds = clock_mono() - a->started,
+			       .run = r->id};
 	*final = true;
 	if (result_record(r->store, out, st->replace, &existing, err) < 0)
 		return -1;

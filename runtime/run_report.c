@@ -49,7 +49,8 @@ static void keep_tail(struct attempt *a, const char *line)
 	a->tail[TAIL_LINES - 1] = xstrndup(line, 300);
 }
 
-void attempt_log(struct runner *r, struct attempt *a, const char *stream, enum log_level level, const char *line)
+void attempt_log(struct runner *r, struct attempt *a, const char *stream, enum log_level level,
+		 const char *line)
 {
 	size_t n = strlen(line) + 1;
 	struct error e = ERROR_INIT;
@@ -63,11 +64,15 @@ void attempt_log(struct runner *r, struct attempt *a, const char *stream, enum l
 	}
 	if (run_log(r->store, r->id, r->position[a->stage], a->number, stream, clock_wall_ms(), line, &e) < 0)
 		run_unrecorded(r, &e);
-	run_emit(r, &(struct event){.type = EVENT_STAGE_LOG, .stage = a->stage, .attempt = a->number, .level = level,
-			    .message = line});
+	run_emit(r, &(struct event){.type = EVENT_STAGE_LOG,
+				    .stage = a->stage,
+				    .attempt = a->number,
+				    .level = level,
+				    .message = line});
 }
 
-/* One printed line, which the caller gives up: only what stands behind the last carriage return, as a terminal would show. */
+/* One printed line, which the caller gives up: only what stands behind the last carriage return, as a
+ * terminal would show. */
 static void take_line(struct runner *r, struct attempt *a, int which, char *line, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
@@ -154,15 +159,23 @@ static void take_progress(struct runner *r, struct attempt *a, const struct mess
 	double now = clock_mono(), eta = -1;
 
 	if (a->progress_since == 0) {
-		a->progress_since = now; /* a resumed stage starts in the middle: its rate counts from there */
+		a->progress_since =
+			now; /* a resumed stage starts in the middle: its rate counts from there */
 		a->progress_from = m->done;
 	} else if (m->total > m->done && m->done > a->progress_from) {
-		eta = (now - a->progress_since) * (double)(m->total - m->done) / (double)(m->done - a->progress_from);
+		eta = (now - a->progress_since) * (double)(m->total - m->done) /
+		      (double)(m->done - a->progress_from);
 	} else if (m->total > 0 && m->done >= m->total) {
 		eta = 0;
 	}
-	run_emit(r, &(struct event){.type = EVENT_STAGE_PROGRESS, .stage = a->stage, .attempt = a->number, .done = m->done,
-			    .total = m->total, .unit = m->name, .eta = eta, .seconds = now - a->started});
+	run_emit(r, &(struct event){.type = EVENT_STAGE_PROGRESS,
+				    .stage = a->stage,
+				    .attempt = a->number,
+				    .done = m->done,
+				    .total = m->total,
+				    .unit = m->name,
+				    .eta = eta,
+				    .seconds = now - a->started});
 }
 
 static void take_metric(struct runner *r, struct attempt *a, const struct message *m)
@@ -171,8 +184,12 @@ static void take_metric(struct runner *r, struct attempt *a, const struct messag
 
 	if (run_metric(r->store, r->id, r->position[a->stage], m->step, m->name, m->value, &e) < 0)
 		run_unrecorded(r, &e);
-	run_emit(r, &(struct event){.type = EVENT_STAGE_METRIC, .stage = a->stage, .attempt = a->number, .step = m->step,
-			    .message = m->name, .value = m->value});
+	run_emit(r, &(struct event){.type = EVENT_STAGE_METRIC,
+				    .stage = a->stage,
+				    .attempt = a->number,
+				    .step = m->step,
+				    .message = m->name,
+				    .value = m->value});
 }
 
 static void take_summary(struct attempt *a, const struct message *m)
@@ -202,9 +219,11 @@ static void take_checkpoint(struct runner *r, struct attempt *a, const struct me
 	} else {
 		a->checkpointed = true;
 	}
-	message_pack(&out, &(struct message){.type = MESSAGE_SAVED, .code = (int)e.class, .text = e.message, .hint = e.hint});
-	/* The worker waits for this one frame, so that it always fits the socket's buffer; a worker that died meanwhile is
-	 * seen at the end of its stream. */
+	message_pack(&out,
+		     &(struct message){
+			     .type = MESSAGE_SAVED, .code = (int)e.class, .text = e.message, .hint = e.hint});
+	/* The worker waits for this one frame, so that it always fits the socket's buffer; a worker that died
+	 * meanwhile is seen at the end of its stream. */
 	ssize_t ignored = send(a->worker.control, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 	(void)ignored;
 	strbuf_free(&out);
@@ -214,7 +233,8 @@ static void take_message(struct runner *r, struct attempt *a, const struct messa
 {
 	switch (m->type) {
 	case MESSAGE_LOG: {
-		enum log_level level = m->code < LOG_INFO || m->code > LOG_ERROR ? LOG_INFO : (enum log_level)m->code;
+		enum log_level level = m->code < LOG_INFO || m->code > LOG_ERROR ? LOG_INFO
+										 : (enum log_level)m->code;
 		keep_tail(a, m->text);
 		attempt_log(r, a, level_names[level], level, m->text);
 		break;
@@ -243,7 +263,8 @@ static void take_messages(struct runner *r, struct attempt *a)
 	size_t at = 0;
 	long used;
 
-	while ((used = message_unpack(a->control.data + at, a->control.len - at, &m, &scratch, &a->answer)) > 0) {
+	while ((used = message_unpack(a->control.data + at, a->control.len - at, &m, &scratch, &a->answer)) >
+	       0) {
 		at += (size_t)used;
 		take_message(r, a, &m);
 	}

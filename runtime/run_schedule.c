@@ -1,5 +1,5 @@
-/* Who runs next. A stage goes from blocked (inputs missing) over fresh (is it cached after all?) to ready, running and final;
- * one loop waits for workers, leases, retries and the order to stop. */
+/* Who runs next. A stage goes from blocked (inputs missing) over fresh (is it cached after all?) to ready,
+ * running and final; one loop waits for workers, leases, retries and the order to stop. */
 #include "runtime/run_state.h"
 
 #include <poll.h>
@@ -65,7 +65,8 @@ static void drop_lease(struct task *t)
 }
 
 /* Records and tells the end of stage i. text: its reason or error; result: when there is one. */
-static void make_final(struct runner *r, uint32_t i, enum stage_status status, const char *text, const struct result *result)
+static void make_final(struct runner *r, uint32_t i, enum stage_status status, const char *text,
+		       const struct result *result)
 {
 	struct task *t = &r->tasks[i];
 
@@ -74,8 +75,13 @@ static void make_final(struct runner *r, uint32_t i, enum stage_status status, c
 	r->open--;
 	drop_lease(t);
 	run_record_stage(r, i);
-	run_emit(r, &(struct event){.type = EVENT_STAGE_FINISHED, .stage = i, .attempt = t->record->attempts, .status = status,
-			    .seconds = t->record->seconds, .message = text, .result = result});
+	run_emit(r, &(struct event){.type = EVENT_STAGE_FINISHED,
+				    .stage = i,
+				    .attempt = t->record->attempts,
+				    .status = status,
+				    .seconds = t->record->seconds,
+				    .message = text,
+				    .result = result});
 }
 
 static void succeed(struct runner *r, uint32_t i, enum stage_status status, const char *text)
@@ -95,7 +101,8 @@ static void succeed(struct runner *r, uint32_t i, enum stage_status status, cons
 /* Marks everything that follows from stage i, which did not end well. */
 static void skip_consumers(struct runner *r, uint32_t i)
 {
-	const char *end = r->records[r->position[i]].status == STAGE_INTERRUPTED ? "was interrupted" : "failed";
+	const char *end = r->records[r->position[i]].status == STAGE_INTERRUPTED ? "was interrupted"
+										 : "failed";
 	const char *reason = arena_printf(&r->arena, "needs %s, which %s", r->graph->stages[i].name, end);
 	uint32_t *stack = xmalloc((r->graph->nstages + 1) * sizeof *stack);
 	size_t n = 0;
@@ -132,8 +139,8 @@ static void fail(struct runner *r, uint32_t i, const struct error *e)
 
 /* ---- starting ---- */
 
-/* Computes the keys of stages whose inputs have become known. Some turn out to be cached (early cut-off), which makes others
- * known in turn. */
+/* Computes the keys of stages whose inputs have become known. Some turn out to be cached (early cut-off),
+ * which makes others known in turn. */
 static void settle_fresh(struct runner *r)
 {
 	struct error e;
@@ -147,7 +154,9 @@ static void settle_fresh(struct runner *r)
 		if (t->resolve) {
 			struct digest *inputs = xmalloc((n->ninputs + 1) * sizeof *inputs);
 			for (size_t k = 0; k < n->ninputs; k++)
-				inputs[k] = r->plan->stages[n->inputs[k].stage].result.outputs[n->inputs[k].output].artifact.digest;
+				inputs[k] = r->plan->stages[n->inputs[k].stage]
+						    .result.outputs[n->inputs[k].output]
+						    .artifact.digest;
 			int rc = plan_resolve(r->store, r->plan, i, inputs, &e);
 			free(inputs);
 			if (rc < 0) {
@@ -182,7 +191,9 @@ static void wait_for_lease(struct runner *r, uint32_t i)
 
 	if (!t->waiting) {
 		const char *other = twin(r, i);
-		const char *text = other ? arena_printf(&r->arena, "stage %s makes the same result now; waiting for it", other)
+		const char *text = other ? arena_printf(&r->arena,
+							"stage %s makes the same result now; waiting for it",
+							other)
 					 : "another run makes the same result now; waiting for it";
 		t->waiting = true;
 		t->pause = LEASE_PAUSE_MIN;
@@ -213,8 +224,11 @@ static void after_failure(struct runner *r, uint32_t i, const struct error *e, b
 		delay *= 4;
 	if (delay > BACKOFF_MAX)
 		delay = BACKOFF_MAX;
-	run_emit(r, &(struct event){.type = EVENT_STAGE_RETRY, .stage = i, .attempt = t->record->attempts, .message = e->message,
-			    .seconds = delay});
+	run_emit(r, &(struct event){.type = EVENT_STAGE_RETRY,
+				    .stage = i,
+				    .attempt = t->record->attempts,
+				    .message = e->message,
+				    .seconds = delay});
 	put_to_sleep(r, i, delay);
 }
 
@@ -238,13 +252,15 @@ static void start(struct runner *r, uint32_t i)
 		}
 		struct result made;
 		enum result_state state = RESULT_NONE;
-		if (!st->forced && result_find(r->store, &st->key, &r->plan->arena, false, &made, &state, &e) < 0) {
+		if (!st->forced &&
+		    result_find(r->store, &st->key, &r->plan->arena, false, &made, &state, &e) < 0) {
 			fail(r, i, &e);
 			return;
 		}
 		if (state == RESULT_PRESENT) {
 			st->result = made;
-			st->reason = t->record->reason = t->waiting ? "made while this run waited" : "made by another run";
+			st->reason = t->record->reason = t->waiting ? "made while this run waited"
+								    : "made by another run";
 			succeed(r, i, STAGE_CACHED, st->reason);
 			return;
 		}
@@ -257,8 +273,10 @@ static void start(struct runner *r, uint32_t i)
 		return;
 	}
 	run_record_stage(r, i);
-	run_emit(r, &(struct event){.type = EVENT_STAGE_STARTED, .stage = i, .attempt = t->record->attempts,
-			    .message = st->reason});
+	run_emit(r, &(struct event){.type = EVENT_STAGE_STARTED,
+				    .stage = i,
+				    .attempt = t->record->attempts,
+				    .message = st->reason});
 }
 
 /* In the plan's order; a stage that the machine cannot hold now lets smaller ones pass. */
@@ -341,7 +359,7 @@ static void heed_stop(struct runner *r)
 		else
 			attempt_ask_to_stop(r, r->attempts[k]);
 	}
-	r->nheap = r->nsleepers = 0;
+	r->nheap = r->nsleepers = r->nfresh = 0;
 	for (size_t k = 0; k < r->graph->nstages; k++) {
 		uint32_t i = r->graph->order[k];
 		struct task *t = &r->tasks[i];
@@ -386,12 +404,14 @@ static int milliseconds_to_wait(const struct runner *r)
 	return until <= now ? 0 : (int)((until - now) * 1000) + 1;
 }
 
-/* A worker may be gone while a process that it forked holds the control socket open: the end of file never comes. */
+/* A worker may be gone while a process that it forked holds the control socket open: the end of file never
+ * comes. */
 static void end_silent(struct runner *r)
 {
 	for (size_t k = r->nattempts; k-- > 0;) {
 		siginfo_t info = {0};
-		if (waitid(P_PID, (id_t)r->attempts[k]->worker.pid, &info, WEXITED | WNOWAIT | WNOHANG) < 0 || info.si_pid == 0)
+		if (waitid(P_PID, (id_t)r->attempts[k]->worker.pid, &info, WEXITED | WNOWAIT | WNOHANG) < 0 ||
+		    info.si_pid == 0)
 			continue;
 		attempt_read_control(r, r->attempts[k]);
 		end_attempt(r, k);
@@ -413,11 +433,13 @@ static void wait_for_workers(struct runner *r, struct pollfd *fds)
 		end_silent(r);
 	if (ready <= 0)
 		return;
-	for (size_t k = n; k-- > 0;) { /* backwards: an ended attempt's place is taken by one that was handled already */
+	for (size_t k = n;
+	     k-- > 0;) { /* backwards: an ended attempt's place is taken by one that was handled already */
 		struct attempt *a = r->attempts[k];
 		for (int which = 0; which < 2; which++) {
 			int *fd = which ? &a->worker.err : &a->worker.out;
-			if (fds[3 * k + 1 + (size_t)which].revents && !attempt_read_lines(r, a, which, (size_t)256 << 10)) {
+			if (fds[3 * k + 1 + (size_t)which].revents &&
+			    !attempt_read_lines(r, a, which, (size_t)256 << 10)) {
 				close(*fd);
 				*fd = -1;
 			}

@@ -21,8 +21,8 @@
 static volatile sig_atomic_t stopping;
 static volatile pid_t runner_pid;
 
-/* SIGTERM: from the runner, to stop; or from the kernel because the runner is gone, and then nobody is left to take a
- * result, and whatever the stage has started goes down with it. */
+/* SIGTERM: from the runner, to stop; or from the kernel because the runner is gone, and then nobody is left
+ * to take a result, and whatever the stage has started goes down with it. */
 static void on_terminate(int sig)
 {
 	(void)sig;
@@ -126,8 +126,10 @@ static _Noreturn void worker_main(struct stage_ctx *ctx, int control, int out, i
 	fflush(stderr);
 	if (rc < 0 && err.class == ERR_NONE)
 		error_set(&err, ERR_STAGE, "failed without saying why");
-	send_message(ctx, &(struct message){.type = MESSAGE_RESULT, .code = rc < 0 ? (int)err.class : 0,
-			.text = rc < 0 ? err.message : "", .hint = rc < 0 ? err.hint : ""});
+	send_message(ctx, &(struct message){.type = MESSAGE_RESULT,
+					    .code = rc < 0 ? (int)err.class : 0,
+					    .text = rc < 0 ? err.message : "",
+					    .hint = rc < 0 ? err.hint : ""});
 	_exit(0);
 }
 
@@ -191,7 +193,8 @@ const char *ctx_scratch(const struct stage_ctx *ctx)
 	if (!c->scratch_made && mkdir(ctx->scratch, 0777) < 0 && errno != EEXIST) {
 		struct error err = ERROR_INIT;
 		error_errno(&err, ERR_INFRA, "%s", ctx->scratch);
-		send_message(c, &(struct message){.type = MESSAGE_RESULT, .code = (int)err.class, .text = err.message});
+		send_message(c, &(struct message){
+					.type = MESSAGE_RESULT, .code = (int)err.class, .text = err.message});
 		_exit(1);
 	}
 	c->scratch_made = true;
@@ -219,7 +222,9 @@ void ctx_progress(struct stage_ctx *ctx, uint64_t done, uint64_t total, const ch
 	pthread_mutex_lock(&ctx->lock);
 	if (now - ctx->progress_sent_ns >= PROGRESS_INTERVAL_NS || (total > 0 && done == total)) {
 		ctx->progress_sent_ns = now;
-		send_message(ctx, &(struct message){.type = MESSAGE_PROGRESS, .done = done, .total = total, .name = unit});
+		send_message(ctx,
+			     &(struct message){
+				     .type = MESSAGE_PROGRESS, .done = done, .total = total, .name = unit});
 	}
 	pthread_mutex_unlock(&ctx->lock);
 }

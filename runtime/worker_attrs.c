@@ -1,5 +1,5 @@
-/* A stage's attributes, inputs and outputs by name. A name or type that the kind's schema does not have is a mistake in the
- * kind, found by its first test: it aborts with one line. */
+/* A stage's attributes, inputs and outputs by name. A name or type that the kind's schema does not have is a
+ * mistake in the kind, found by its first test: it aborts with one line. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,8 +49,8 @@ bool ctx_given(const struct stage_ctx *ctx, const char *name)
 
 const char *ctx_str(const struct stage_ctx *ctx, const char *name)
 {
-	const struct value *v =
-		attr(ctx, name, 1u << ATTR_STRING | 1u << ATTR_CHOICE | 1u << ATTR_SOURCE | 1u << ATTR_TARGET);
+	const struct value *v = attr(
+		ctx, name, 1u << ATTR_STRING | 1u << ATTR_CHOICE | 1u << ATTR_SOURCE | 1u << ATTR_TARGET);
 
 	return v->type == VALUE_NONE ? NULL : v->str;
 }

@@ -1,7 +1,7 @@
 /* exec: the user's own command as a stage.
  *
- * The command is given to /bin/sh -c. It runs in the graph file's directory, so that it can be tried by hand as it stands in the
- * file; what it reads there without naming it in `files` is not part of the key. It finds
+ * The command is given to /bin/sh -c. It runs in the graph file's directory, so that it can be tried by hand
+ * as it stands in the file; what it reads there without naming it in `files` is not part of the key. It finds
  *   IN_<name>   the path of each input, read-only; rows as JSON Lines, one object of fields per line
  *   OUT_<name>  where each output has to be made; rows as JSON Lines (they are numbered anew, from 0)
  *   $1, $2 …    the paths in `files`, in their order ("$@" is all of them)
@@ -29,7 +29,8 @@ static const struct attr_schema attrs[] = {
 	{.name = "command",
 	 .type = ATTR_STRING,
 	 .flags = ATTR_REQUIRED,
-	 .doc = "given to /bin/sh -c in the graph file's directory; $IN_<name> and $OUT_<name> are the paths of inputs and outputs"},
+	 .doc = "given to /bin/sh -c in the graph file's directory; $IN_<name> and $OUT_<name> are the paths "
+		"of inputs and outputs"},
 	{.name = "inputs",
 	 .type = ATTR_INPUTS,
 	 .ports = PORT_ANY,
@@ -40,8 +41,12 @@ static const struct attr_schema attrs[] = {
 	{.name = "files",
 	 .type = ATTR_SOURCES,
 	 .fallback = "[]",
-	 .doc = "scripts and other files the command needs, as $1, $2 …; when their content changes, the stage runs again"},
-	{.name = "env", .type = ATTR_STRINGS, .fallback = "[]", .doc = "variables for the command, as \"NAME=value\""},
+	 .doc = "scripts and other files the command needs, as $1, $2 …; when their content changes, the "
+		"stage runs again"},
+	{.name = "env",
+	 .type = ATTR_STRINGS,
+	 .fallback = "[]",
+	 .doc = "variables for the command, as \"NAME=value\""},
 	{0},
 };
 
@@ -52,8 +57,9 @@ static bool is_variable(const char *name, size_t n)
 {
 	static const char first[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
 
-	return n > 0 && memchr(first, name[0], sizeof first - 1) && strspn(name, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-										  "abcdefghijklmnopqrstuvwxyz_") >= n;
+	return n > 0 && memchr(first, name[0], sizeof first - 1) &&
+	       strspn(name, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+			    "abcdefghijklmnopqrstuvwxyz_") >= n;
 }
 
 static const char *check(const struct stage_node *node, const char **attr)
@@ -63,18 +69,21 @@ static const char *check(const struct stage_node *node, const char **attr)
 	*attr = "inputs";
 	for (size_t i = 0; i < node->ninputs; i++)
 		if (!is_variable(node->inputs[i].name, strlen(node->inputs[i].name)))
-			return "the name of an input becomes the variable IN_<name>: letters, digits and _ only";
+			return "the name of an input becomes the variable IN_<name>: letters, digits and _ "
+			       "only";
 	*attr = "outputs";
 	for (size_t i = 0; i < node->noutputs; i++)
 		if (!is_variable(node->outputs[i].name, strlen(node->outputs[i].name)))
-			return "the name of an output becomes the variable OUT_<name>: letters, digits and _ only";
+			return "the name of an output becomes the variable OUT_<name>: letters, digits and _ "
+			       "only";
 	*attr = "files";
 	for (size_t i = 0; files && files->type == VALUE_LIST && i < files->list.n; i++)
 		if (strstr(files->list.items[i], "://"))
 			return "files of a command are local paths; fetch an URL with a stage of its own";
 	*attr = "env";
 	for (size_t i = 0; env && env->type == VALUE_LIST && i < env->list.n; i++)
-		if (!is_variable(env->list.items[i], strcspn(env->list.items[i], "=")) || !strchr(env->list.items[i], '='))
+		if (!is_variable(env->list.items[i], strcspn(env->list.items[i], "=")) ||
+		    !strchr(env->list.items[i], '='))
 			return "each element has to read \"NAME=value\"";
 	return NULL;
 }
@@ -134,7 +143,8 @@ out:
 }
 
 /* Makes the rows file at path of the JSON Lines that the command has written. */
-static int read_lines(struct stage_ctx *ctx, const char *name, const char *lines, const char *path, struct error *err)
+static int read_lines(struct stage_ctx *ctx, const char *name, const char *lines, const char *path,
+		      struct error *err)
 {
 	struct strbuf variable = STRBUF_INIT, fields = STRBUF_INIT;
 	struct reader *in = NULL;
@@ -178,7 +188,8 @@ out:
 
 /* ---- the command ---- */
 
-/* Its arguments behind `sh -c command`: a name for $0, then the files, absolute because the command starts elsewhere. */
+/* Its arguments behind `sh -c command`: a name for $0, then the files, absolute because the command starts
+ * elsewhere. */
 static char **arguments(const struct stage_ctx *ctx)
 {
 	size_t n;
@@ -214,7 +225,9 @@ static int spawn(const struct stage_ctx *ctx, pid_t *pid, struct error *err)
 	posix_spawnattr_setsigdefault(&how, &defaults);
 	posix_spawnattr_setflags(&how, POSIX_SPAWN_SETSIGDEF);
 	errno = posix_spawn(pid, argv[0], &actions, &how, argv, environ);
-	int rc = errno ? error_errno(err, errno == ENOENT ? ERR_USAGE : ERR_INFRA, "cannot start /bin/sh in %s", dir) : 0;
+	int rc = errno ? error_errno(err, errno == ENOENT ? ERR_USAGE : ERR_INFRA,
+				     "cannot start /bin/sh in %s", dir)
+		       : 0;
 	posix_spawnattr_destroy(&how);
 	posix_spawn_file_actions_destroy(&actions);
 	for (size_t i = 0; argv[i]; i++)
@@ -242,7 +255,8 @@ static int await(const struct stage_ctx *ctx, pid_t pid, struct error *err)
 	}
 	error_set(err, ERR_STAGE, "the command ended with status %d", WEXITSTATUS(status));
 	if (WEXITSTATUS(status) == 127)
-		error_hint(err, "127 means that a program was not found; relative paths start at the graph file's directory");
+		error_hint(err, "127 means that a program was not found; relative paths start at the graph "
+				"file's directory");
 	return -1;
 }
 
@@ -285,7 +299,8 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	if (spawn(ctx, &pid, err) < 0 || await(ctx, pid, err) < 0)
 		goto out;
 	for (size_t i = 0; i < node->noutputs; i++)
-		if (lines[i] && read_lines(ctx, node->outputs[i].name, lines[i], ctx_output(ctx, node->outputs[i].name), err) < 0)
+		if (lines[i] && read_lines(ctx, node->outputs[i].name, lines[i],
+					   ctx_output(ctx, node->outputs[i].name), err) < 0)
 			goto out;
 	rc = 0;
 out:
@@ -295,7 +310,7 @@ out:
 	return rc;
 }
 
-const struct stage_kind exec_kind = {
+const struct stage_kind stage_exec = {
 	.schema = {.name = "exec",
 		   .version = 1,
 		   .doc = "runs a command of your own",

@@ -38,12 +38,12 @@ OP(matmul_grad_w)(const float *dy, const float *x, int n, int rows, int cols, fl
 /* ---- LoRA: Hu et al. 2021, arXiv:2106.09685 ---- */
 
 /* xa = dropout(x) A^T; y += scale * xa B^T
- *   x (n, cols), A (rank, cols), B (rows, rank), y (n, rows); xa (n, rank) is saved for lora_grad
+ *   x (n, cols), A (rank, cols), B (rows, rank), y (n, rows); xa (rank, n) is saved for lora_grad
  *   drop: NULL for none */
 OP(lora)(const float *x, const float *a, const float *b, int n, int rows, int cols, int rank, float scale,
 	const struct dropout_mask *drop, float *xa, float *y);
 /* With dxa = scale * dy B: adds to grad_b scale * dy^T xa, to grad_a dxa^T dropout(x), and to dx (unless it
- * is NULL) the dropped dxa A. The mask is made again. dxa (n, rank) is scratch. */
+ * is NULL) the dropped dxa A. The mask is made again. dxa (rank, n) is scratch. */
 OP(lora_grad)(const float *x, const float *a, const float *b, const float *xa, const float *dy, int n, int
 	rows, int cols, int rank, float scale, const struct dropout_mask *drop, float *dxa, float *grad_a, float
 	*grad_b, float *dx);

@@ -9,8 +9,8 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "kernels/philox.h"
-#include "model/model.h"
 #include "model/shards.h"
+#include "model/weights.h"
 
 /* Tensor `index` of the file, element `i`: a standard normal variate but for the tails beyond 6. Twelve 16-bit uniforms from
  * two Philox blocks: their sum has mean 12 * 32767.5 and, to within 2^-32, variance 65536^2. */
@@ -98,38 +98,28 @@ static int write_config(const char *dir, const struct init_options *o, struct er
 
 int model_init(const char *dir, const struct init_options *o, struct error *err)
 {
-	const struct model_config shape = {.hidden_size = o->hidden_size,
+	const struct model_config shape = {.vocab_size = o->vocab_size,
+					   .hidden_size = o->hidden_size,
 					   .intermediate_size = o->intermediate_size,
+					   .layers = o->layers,
 					   .heads = o->heads,
 					   .kv_heads = o->kv_heads,
-					   .head_dim = o->head_dim};
+					   .head_dim = o->head_dim,
+					   .tie_embeddings = true};
 	struct arena arena = ARENA_INIT;
-	size_t n = 0;
 	uint64_t total;
 
 	if (check(o, err) || write_config(dir, o, err))
 		return -1;
-	struct tensor *t = arena_calloc(&arena, (size_t)o->layers * (PROJ_COUNT + 2) + 2, sizeof *t);
-	t[n++] = (struct tensor){.name = "model.embed_tokens.weight", .ndims = 2, .shape = {o->vocab_size, o->hidden_size}};
-	for (int l = 0; l < o->layers; l++) {
-		for (int p = 0; p < PROJ_COUNT; p++) {
-			int rows, cols;
-			proj_shape(&shape, (enum proj)p, &rows, &cols);
-			t[n++] = (struct tensor){
-				.name = arena_printf(&arena, "model.layers.%d.%s.weight", l, proj_path((enum proj)p)),
-				.ndims = 2,
-				.shape = {rows, cols}};
-		}
-		t[n++] = (struct tensor){.name = arena_printf(&arena, "model.layers.%d.input_layernorm.weight", l),
-					 .ndims = 1,
-					 .shape = {o->hidden_size}};
-		t[n++] = (struct tensor){.name = arena_printf(&arena, "model.layers.%d.post_attention_layernorm.weight", l),
-					 .ndims = 1,
-					 .shape = {o->hidden_size}};
+	size_t n = weight_count(&shape);
+	struct tensor *t = arena_calloc(&arena, n, sizeof *t);
+	for (size_t i = 0; i < n; i++) {
+		struct weight w = weight_at(&shape, i);
+		t[i] = (struct tensor){.name = arena_strdup(&arena, w.name),
+				       .dtype = TENSOR_F32,
+				       .ndims = w.cols ? 2 : 1,
+				       .shape = {w.rows, w.cols}};
 	}
-	t[n++] = (struct tensor){.name = "model.norm.weight", .ndims = 1, .shape = {o->hidden_size}};
-	for (size_t i = 0; i < n; i++)
-		t[i].dtype = TENSOR_F32;
 	struct init in = {o, t};
 	int failed = shards_write(dir, t, n, 5000000000u, produce, &in, &total, err);
 	arena_free(&arena);

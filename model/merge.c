@@ -2,74 +2,15 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "base/json.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "model/adapter.h"
 #include "model/shards.h"
-
-/* What merging needs of adapter_config.json. */
-struct recipe {
-	double alpha;
-	bool rslora;
-	bool full; /* whole tensors instead of LoRA pairs */
-};
-
-static int refuse(const char *path, const char *key, const char *why, struct error *err)
-{
-	error_set(err, ERR_USAGE, "%s: \"%s\" %s", path, key, why);
-	return error_hint(err, "merge this adapter with the tool that made it");
-}
-
-static bool empty(const json_t *j)
-{
-	return !j || json_is_null(j) || json_is_false(j) || (json_is_object(j) && json_object_size(j) == 0) ||
-	       (json_is_array(j) && json_array_size(j) == 0);
-}
-
-static int recipe_read(const char *dir, struct recipe *r, struct error *err)
-{
-	static const char *const unsupported[] = {"use_dora",	    "rank_pattern",  "alpha_pattern", "fan_in_fan_out",
-						  "modules_to_save", "lora_bias",     "trainable_token_indices"};
-	char *path = path_join(dir, "adapter_config.json");
-	json_t *j = json_read(path, err);
-	const char *type = NULL, *bias = "none";
-	int failed = -1;
-
-	if (!j)
-		goto done;
-	*r = (struct recipe){0};
-	if (json_get_str(j, "peft_type", &type, path, err) < 0 || json_get_str(j, "bias", &bias, path, err) < 0 ||
-	    json_get_f64(j, "lora_alpha", &r->alpha, path, err) < 0 ||
-	    json_get_bool(j, "use_rslora", &r->rslora, path, err) < 0)
-		goto done;
-	r->full = type && strcmp(type, ADAPTER_FULL) == 0;
-	if (!r->full && (!type || strcmp(type, "LORA") != 0)) {
-		refuse(path, "peft_type", "is not LORA", err);
-		goto done;
-	}
-	if (strcmp(bias, "none") != 0) {
-		refuse(path, "bias", "is not \"none\"", err);
-		goto done;
-	}
-	for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++) {
-		if (!empty(json_object_get(j, unsupported[i]))) {
-			refuse(path, unsupported[i], "is set, which is not supported", err);
-			goto done;
-		}
-	}
-	failed = 0;
-done:
-	json_decref(j);
-	free(path);
-	return failed;
-}
 
 /* One tensor of the result: the base's, and what changes it. */
 struct change {
@@ -143,8 +84,7 @@ static float *floats(const struct tensor *t, struct error *err)
 }
 
 /* Takes one lora_A (and the lora_B that goes with it) into the change of its base tensor. */
-static int take_lora(struct merge *m, const struct tensors *adapter, const struct tensor *a, const struct recipe *r,
-		     struct error *err)
+static int take_lora(struct merge *m, const struct adapter *adapter, const struct tensor *a, struct error *err)
 {
 	static const char prefix[] = "base_model.model.", suffix[] = ".lora_A.weight";
 	size_t n = strlen(a->name), core = n - (sizeof prefix - 1) - (sizeof suffix - 1);
@@ -154,7 +94,7 @@ static int take_lora(struct merge *m, const struct tensors *adapter, const struc
 		return error_set(err, ERR_USAGE, "adapter tensor %s has no name that PEFT gives", a->name);
 	snprintf(name, sizeof name, "%.*s.weight", (int)core, a->name + sizeof prefix - 1);
 	snprintf(partner, sizeof partner, "%.*s.lora_B.weight", (int)(n - (sizeof suffix - 1)), a->name);
-	const struct tensor *b = tensors_find(adapter, partner);
+	const struct tensor *b = tensors_find(adapter->tensors, partner);
 	struct change *c = change_of(m, name);
 	if (!b)
 		return error_set(err, ERR_USAGE, "adapter tensor %s has no %s beside it", a->name, partner);
@@ -170,7 +110,7 @@ static int take_lora(struct merge *m, const struct tensors *adapter, const struc
 				 (long long)a->shape[0], (long long)a->shape[1], (long long)b->shape[0],
 				 (long long)b->shape[1], (long long)w->shape[0], (long long)w->shape[1]);
 	c->rank = a->shape[0];
-	c->scale = (float)(r->alpha / (r->rslora ? sqrt((double)c->rank) : (double)c->rank));
+	c->scale = adapter->scale;
 	c->a = floats(a, err);
 	c->b = c->a ? floats(b, err) : NULL;
 	return c->b ? 0 : -1;
@@ -188,15 +128,19 @@ static int take_full(struct merge *m, const struct tensor *t, struct error *err)
 	return 0;
 }
 
-static int take_adapter(struct merge *m, const struct tensors *adapter, const struct recipe *r, struct error *err)
+static int take_adapter(struct merge *m, const struct adapter *adapter, struct error *err)
 {
-	for (size_t i = 0; i < tensors_count(adapter); i++) {
-		const struct tensor *t = tensors_at(adapter, i);
-		if (r->full ? take_full(m, t, err)
-			    : str_ends(t->name, ".lora_A.weight") ? take_lora(m, adapter, t, r, err) : 0)
+	for (size_t i = 0; i < tensors_count(adapter->tensors); i++) {
+		const struct tensor *t = tensors_at(adapter->tensors, i);
+		int failed = 0;
+		if (adapter->full)
+			failed = take_full(m, t, err);
+		else if (str_ends(t->name, ".lora_A.weight"))
+			failed = take_lora(m, adapter, t, err);
+		else if (!str_ends(t->name, ".lora_B.weight"))
+			failed = error_set(err, ERR_USAGE, "adapter tensor %s is neither a lora_A nor a lora_B", t->name);
+		if (failed)
 			return -1;
-		if (!r->full && !str_ends(t->name, ".lora_A.weight") && !str_ends(t->name, ".lora_B.weight"))
-			return error_set(err, ERR_USAGE, "adapter tensor %s is neither a lora_A nor a lora_B", t->name);
 	}
 	return 0;
 }
@@ -209,23 +153,22 @@ static int by_state_dict(const void *a, const void *b)
 int merge_adapter(const char *base, const char *adapter, enum merge_dtype dtype, const char *out,
 		  struct merge_report *report, struct error *err)
 {
-	struct recipe recipe;
-	struct tensors *weights = NULL, *deltas = NULL;
+	struct adapter deltas;
+	struct tensors *weights = NULL;
 	struct tensor *declared = NULL;
 	struct merge m = {.dtype = dtype};
 	int failed = -1;
 
-	if (recipe_read(adapter, &recipe, err) || tensors_open(base, &weights, err))
+	if (adapter_open(adapter, &deltas, err))
 		return -1;
-	char *path = path_join(adapter, recipe.full ? ADAPTER_FULL_FILE : ADAPTER_FILE);
-	if (tensors_open(path, &deltas, err))
+	if (tensors_open(base, &weights, err))
 		goto done;
 	m.n = tensors_count(weights);
 	m.changes = xcalloc(m.n, sizeof *m.changes);
 	for (size_t i = 0; i < m.n; i++)
 		m.changes[i].base = tensors_at(weights, i);
 	qsort(m.changes, m.n, sizeof *m.changes, by_state_dict);
-	if (take_adapter(&m, deltas, &recipe, err))
+	if (take_adapter(&m, &deltas, err))
 		goto done;
 	declared = xcalloc(m.n, sizeof *declared);
 	*report = (struct merge_report){.tensors = m.n};
@@ -235,11 +178,10 @@ int merge_adapter(const char *base, const char *adapter, enum merge_dtype dtype,
 		report->changed += m.changes[i].a || m.changes[i].replace;
 	}
 	/* 5e9: transformers' max_shard_size. */
-	failed = model_copy_files(base, out, err) ||
-				 shards_write(out, declared, m.n, 5000000000u, produce, &m, &report->bytes, err) ||
-				 (dtype != MERGE_AS_STORED && model_set_dtype(out, target_dtype(dtype, TENSOR_F32), err))
-			 ? -1
-			 : 0;
+	if (model_copy_files(base, out, err) ||
+	    shards_write(out, declared, m.n, 5000000000u, produce, &m, &report->bytes, err))
+		goto done;
+	failed = dtype == MERGE_AS_STORED ? 0 : model_set_dtype(out, target_dtype(dtype, TENSOR_F32), err);
 done:
 	for (size_t i = 0; i < m.n; i++) {
 		free(m.changes[i].a);
@@ -247,9 +189,8 @@ done:
 	}
 	free(m.changes);
 	free(declared);
-	free(path);
-	tensors_close(deltas);
 	tensors_close(weights);
+	adapter_close(&deltas);
 	return failed;
 }
 

@@ -1,255 +1,397 @@
 #include "model/merge.h"
 
-#include <dirent.h>
-#include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
-#include "base/str.h"
 #include "model/adapter.h"
-#include "model/shards.h"
+#include "model/files.h"
+#include "model/safetensors.h"
+#include "model/weights.h"
 
-/* One tensor of the result: the base's, and what changes it. */
+#define TILE_BYTES ((size_t)8 << 20) /* of fp32 values worked on at a time */
+
+/* What becomes of one base tensor. */
 struct change {
-	const struct tensor *base;
-	const struct tensor *replace; /* method full; else NULL */
-	float *a, *b;                 /* LoRA: (rank, cols), (rows, rank) fp32; else NULL */
-	int64_t rank;
-	float scale;
+	const struct tensor *a, *b; /* W + scale * B A */
+	const struct tensor *whole; /* method full: its new value in fp32 */
 };
 
 struct merge {
-	struct change *changes; /* in state_dict order */
-	size_t n;
-	enum merge_dtype dtype;
+	struct tensors *base;
+	struct adapter adapter;
+	struct change *changes; /* [i] of tensors_at(base, i) */
+	int64_t changed;
+	uint64_t done, all;
+	void (*progress)(uint64_t, uint64_t, void *);
+	void *arg;
 };
 
-static enum tensor_dtype target_dtype(enum merge_dtype d, enum tensor_dtype stored)
+static bool changes(const struct change *c)
 {
-	switch (d) {
-	case MERGE_F32: return TENSOR_F32;
-	case MERGE_F16: return TENSOR_F16;
-	case MERGE_BF16: return TENSOR_BF16;
-	case MERGE_AS_STORED: break;
-	}
-	return stored;
+	return c->a || c->whole;
 }
 
-static void add_delta(float *tile, int64_t first, int64_t count, int64_t cols, void *arg)
+/* ---- matching the adapter to the base ---- */
+
+static int check_pair(const struct tensor *w, const struct change *c, int rank, struct error *err)
 {
-	const struct change *c = arg;
-	float *row = xreallocarray(NULL, (size_t)cols, sizeof *row);
+	enum dtype dtype;
 
-	for (int64_t i = 0; i < count; i++) {
-		const float *b = c->b + (first + i) * c->rank;
-		memset(row, 0, (size_t)cols * sizeof *row);
-		for (int64_t k = 0; k < c->rank; k++)
-			for (int64_t j = 0; j < cols; j++)
-				row[j] += b[k] * c->a[k * cols + j];
-		for (int64_t j = 0; j < cols; j++)
-			tile[i * cols + j] += c->scale * row[j];
-	}
-	free(row);
-}
-
-static int produce(size_t i, struct tensors_writer *w, void *arg, struct error *err)
-{
-	const struct merge *m = arg;
-	struct change *c = &m->changes[i];
-
-	return tensor_convert(c->replace ? c->replace : c->base, target_dtype(m->dtype, c->base->dtype), w,
-			      c->a ? add_delta : NULL, c, err);
-}
-
-static struct change *change_of(struct merge *m, const char *name)
-{
-	for (size_t i = 0; i < m->n; i++)
-		if (strcmp(m->changes[i].base->name, name) == 0)
-			return &m->changes[i];
-	return NULL;
-}
-
-static float *floats(const struct tensor *t, struct error *err)
-{
-	float *f = xreallocarray(NULL, (size_t)tensor_elements(t), sizeof *f);
-
-	if (tensor_to_f32(t, f, err)) {
-		free(f);
-		return NULL;
-	}
-	return f;
-}
-
-/* Takes one lora_A (and the lora_B that goes with it) into the change of its base tensor. */
-static int take_lora(struct merge *m, const struct adapter *adapter, const struct tensor *a, struct error *err)
-{
-	static const char prefix[] = "base_model.model.", suffix[] = ".lora_A.weight";
-	size_t n = strlen(a->name), core = n - (sizeof prefix - 1) - (sizeof suffix - 1);
-	char name[512], partner[512];
-
-	if (!str_starts(a->name, prefix) || n > 480)
-		return error_set(err, ERR_USAGE, "adapter tensor %s has no name that PEFT gives", a->name);
-	snprintf(name, sizeof name, "%.*s.weight", (int)core, a->name + sizeof prefix - 1);
-	snprintf(partner, sizeof partner, "%.*s.lora_B.weight", (int)(n - (sizeof suffix - 1)), a->name);
-	const struct tensor *b = tensors_find(adapter->tensors, partner);
-	struct change *c = change_of(m, name);
-	if (!b)
-		return error_set(err, ERR_USAGE, "adapter tensor %s has no %s beside it", a->name, partner);
-	if (!c) {
-		error_set(err, ERR_USAGE, "the adapter changes %s, which the base model does not have", name);
-		return error_hint(err, "merge it into the base that it was trained on");
-	}
-	const struct tensor *w = c->base;
-	if (w->ndims != 2 || a->ndims != 2 || b->ndims != 2 || a->shape[0] != b->shape[1] || a->shape[0] < 1 ||
-	    a->shape[1] != w->shape[1] || b->shape[0] != w->shape[0])
-		return error_set(err, ERR_USAGE,
-				 "adapter tensors %s (%lld, %lld) and lora_B (%lld, %lld) do not fit the base's (%lld, %lld)", a->name,
-				 (long long)a->shape[0], (long long)a->shape[1], (long long)b->shape[0],
-				 (long long)b->shape[1], (long long)w->shape[0], (long long)w->shape[1]);
-	c->rank = a->shape[0];
-	c->scale = adapter->scale;
-	c->a = floats(a, err);
-	c->b = c->a ? floats(b, err) : NULL;
-	return c->b ? 0 : -1;
-}
-
-static int take_full(struct merge *m, const struct tensor *t, struct error *err)
-{
-	struct change *c = change_of(m, t->name);
-
-	if (!c)
-		return error_set(err, ERR_USAGE, "the trained tensor %s is not in the base model", t->name);
-	if (t->ndims != c->base->ndims || memcmp(t->shape, c->base->shape, (size_t)t->ndims * sizeof *t->shape) != 0)
-		return error_set(err, ERR_USAGE, "the trained tensor %s has another shape than the base's", t->name);
-	c->replace = t;
-	return 0;
-}
-
-static int take_adapter(struct merge *m, const struct adapter *adapter, struct error *err)
-{
-	for (size_t i = 0; i < tensors_count(adapter->tensors); i++) {
-		const struct tensor *t = tensors_at(adapter->tensors, i);
-		int failed = 0;
-		if (adapter->full)
-			failed = take_full(m, t, err);
-		else if (str_ends(t->name, ".lora_A.weight"))
-			failed = take_lora(m, adapter, t, err);
-		else if (!str_ends(t->name, ".lora_B.weight"))
-			failed = error_set(err, ERR_USAGE, "adapter tensor %s is neither a lora_A nor a lora_B", t->name);
-		if (failed)
-			return -1;
-	}
-	return 0;
-}
-
-static int by_state_dict(const void *a, const void *b)
-{
-	return tensor_by_state_dict(((const struct change *)a)->base, ((const struct change *)b)->base);
-}
-
-int merge_adapter(const char *base, const char *adapter, enum merge_dtype dtype, const char *out,
-		  struct merge_report *report, struct error *err)
-{
-	struct adapter deltas;
-	struct tensors *weights = NULL;
-	struct tensor *declared = NULL;
-	struct merge m = {.dtype = dtype};
-	int failed = -1;
-
-	if (adapter_open(adapter, &deltas, err))
+	if (tensor_matrix_dtype(w, &dtype, err))
 		return -1;
-	if (tensors_open(base, &weights, err))
-		goto done;
-	m.n = tensors_count(weights);
-	m.changes = xcalloc(m.n, sizeof *m.changes);
-	for (size_t i = 0; i < m.n; i++)
-		m.changes[i].base = tensors_at(weights, i);
-	qsort(m.changes, m.n, sizeof *m.changes, by_state_dict);
-	if (take_adapter(&m, &deltas, err))
-		goto done;
-	declared = xcalloc(m.n, sizeof *declared);
-	*report = (struct merge_report){.tensors = m.n};
-	for (size_t i = 0; i < m.n; i++) {
-		declared[i] = *m.changes[i].base;
-		declared[i].dtype = target_dtype(dtype, declared[i].dtype);
-		report->changed += m.changes[i].a || m.changes[i].replace;
+	if (w->ndims != 2)
+		return error_set(err, ERR_USAGE,
+				 "%s: tensor %.200s is not a matrix, the adapter takes it for one", w->file,
+				 w->name);
+	const struct tensor *pair[2] = {c->a, c->b};
+	for (int b = 0; b < 2; b++) {
+		int64_t rows = b ? w->shape[0] : rank, cols = b ? rank : w->shape[1];
+		const struct tensor *t = pair[b];
+		if (t->ndims != 2 || t->shape[0] != rows || t->shape[1] != cols)
+			return error_set(err, ERR_USAGE,
+					 "%s: tensor %.200s: expected shape (%lld, %lld) beside the base, "
+					 "found (%lld, %lld)",
+					 t->file, t->name, (long long)rows, (long long)cols,
+					 (long long)t->shape[0], (long long)t->shape[1]);
 	}
-	/* 5e9: transformers' max_shard_size. */
-	if (model_copy_files(base, out, err) ||
-	    shards_write(out, declared, m.n, 5000000000u, produce, &m, &report->bytes, err))
-		goto done;
-	failed = dtype == MERGE_AS_STORED ? 0 : model_set_dtype(out, target_dtype(dtype, TENSOR_F32), err);
-done:
-	for (size_t i = 0; i < m.n; i++) {
-		free(m.changes[i].a);
-		free(m.changes[i].b);
+	return 0;
+}
+
+/* The index in the base of the tensor that an adapter tensor belongs to, and whether it is B. -1: none. */
+static int64_t base_of(const struct merge *m, const char *name, bool *is_b)
+{
+	const char *prefix = "base_model.model.", *tails[] = {".lora_A.weight", ".lora_B.weight"};
+	char *want = NULL;
+
+	if (!str_starts(name, prefix))
+		return -1;
+	name += strlen(prefix);
+	for (int b = 0; b < 2; b++) {
+		if (str_ends(name, tails[b])) {
+			struct strbuf text = STRBUF_INIT;
+			strbuf_add(&text, name, strlen(name) - strlen(tails[b]));
+			strbuf_adds(&text, ".weight");
+			want = strbuf_steal(&text);
+			*is_b = b;
+		}
 	}
-	free(m.changes);
-	free(declared);
-	tensors_close(weights);
-	adapter_close(&deltas);
+	const struct tensor *found = want ? tensors_find(m->base, want) : NULL;
+	free(want);
+	return found ? found - tensors_at(m->base, 0) : -1;
+}
+
+static int match_lora(struct merge *m, struct error *err)
+{
+	for (size_t i = 0; i < tensors_count(m->adapter.tensors); i++) {
+		const struct tensor *t = tensors_at(m->adapter.tensors, i);
+		bool is_b = false;
+		int64_t at = base_of(m, t->name, &is_b);
+		if (at < 0)
+			return error_set(err, ERR_USAGE, "%s: the base model has no place for tensor %.200s",
+					 t->file, t->name);
+		*(is_b ? &m->changes[at].b : &m->changes[at].a) = t;
+	}
+	for (size_t i = 0; i < tensors_count(m->base); i++) {
+		struct change *c = &m->changes[i];
+		if (!c->a && !c->b)
+			continue;
+		if (!c->a || !c->b)
+			return error_set(err, ERR_USAGE, "%s: tensor %.200s has no lora_%c",
+					 (c->a ? c->a : c->b)->file, (c->a ? c->a : c->b)->name,
+					 c->a ? 'B' : 'A');
+		if (check_pair(tensors_at(m->base, i), c, m->adapter.rank, err))
+			return -1;
+		m->changed++;
+	}
+	return m->changed ? 0 : error_set(err, ERR_USAGE, "the adapter has no tensors");
+}
+
+static int match_full(struct merge *m, struct error *err)
+{
+	for (size_t i = 0; i < tensors_count(m->adapter.tensors); i++) {
+		const struct tensor *t = tensors_at(m->adapter.tensors, i),
+				    *w = tensors_find(m->base, t->name);
+		enum dtype dtype;
+		if (!w)
+			return error_set(err, ERR_USAGE, "%s: the base model has no tensor %.200s", t->file,
+					 t->name);
+		if (tensor_matrix_dtype(w, &dtype, err))
+			return -1;
+		bool same = w->ndims == t->ndims &&
+			    memcmp(w->shape, t->shape, (size_t)w->ndims * sizeof *w->shape) == 0;
+		if (!same || t->dtype != TENSOR_F32)
+			return error_set(err, ERR_USAGE, "%s: tensor %.200s is not F32 in the base's shape",
+					 t->file, t->name);
+		m->changes[w - tensors_at(m->base, 0)].whole = t;
+		m->changed++;
+	}
+	/* A tied model whose file repeats the embedding as lm_head: both must stay the same. */
+	const struct tensor *head = tensors_find(m->base, "lm_head.weight");
+	const struct tensor *embed = tensors_find(m->adapter.tensors, "model.embed_tokens.weight");
+	if (head && embed && !changes(&m->changes[head - tensors_at(m->base, 0)])) {
+		if (tensor_elements(head) != tensor_elements(embed))
+			return error_set(
+				err, ERR_USAGE,
+				"%s: lm_head.weight has another shape than the embedding it is tied to",
+				head->file);
+		m->changes[head - tensors_at(m->base, 0)].whole = embed;
+		m->changed++;
+	}
+	return 0;
+}
+
+/* ---- writing ---- */
+
+/* w (count rows of cols) += scale * b (count, rank) a (rank, cols), products summed over the rank first. */
+static void add_product(float *w, const float *b, const float *a, size_t count, size_t cols, int rank,
+			float scale)
+{
+#ifdef _OPENMP
+#pragma omp parallel
+#endif
+	{
+		float *sum = xreallocarray(NULL, cols, sizeof *sum);
+#ifdef _OPENMP
+#pragma omp for
+#endif
+		for (size_t r = 0; r < count; r++) {
+			memset(sum, 0, cols * sizeof *sum);
+			for (int k = 0; k < rank; k++) {
+				float f = b[r * (size_t)rank + (size_t)k];
+				const float *row = a + (size_t)k * cols;
+				for (size_t c = 0; c < cols; c++)
+					sum[c] += f * row[c];
+			}
+			for (size_t c = 0; c < cols; c++)
+				w[r * cols + c] += scale * sum[c];
+		}
+		free(sum);
+	}
+}
+
+static int check_finite(const float *x, size_t n, const struct tensor *t, struct error *err)
+{
+	bool good = true;
+
+	for (size_t i = 0; i < n; i++)
+		good &= isfinite(x[i]) != 0;
+	return good ? 0
+		    : error_set(err, ERR_STAGE, "merging gives a value in %.200s that is not finite (%s)",
+				t->name, tensor_dtype_name(t->dtype));
+}
+
+static int advance(struct merge *m, struct tensors_writer *w, const void *bytes, size_t n, struct error *err)
+{
+	if (tensors_add(w, bytes, n, err))
+		return -1;
+	m->done += n;
+	if (m->progress)
+		m->progress(m->done, m->all, m->arg);
+	return 0;
+}
+
+/* Rounds n values to the tensor's dtype and writes them. out is scratch of n * 4 bytes. */
+static int write_rounded(struct merge *m, struct tensors_writer *w, const struct tensor *t, float *x,
+			 size_t n, void *out, struct error *err)
+{
+	enum dtype dtype;
+
+	if (tensor_matrix_dtype(t, &dtype, err))
+		return -1;
+	floats_to(dtype, x, n, out);
+	floats_from(dtype, out, n, x);
+	if (check_finite(x, n, t, err))
+		return -1;
+	return advance(m, w, out, n * tensor_dtype_size(t->dtype), err);
+}
+
+static int write_adapted(struct merge *m, struct tensors_writer *w, const struct tensor *t,
+			 const struct change *c, struct error *err)
+{
+	size_t rows = (size_t)t->shape[0], cols = (size_t)t->shape[1], rank = (size_t)m->adapter.rank;
+	size_t tile = TILE_BYTES / 4 / (cols ? cols : 1);
+	float *a = xreallocarray(NULL, rank * cols + 1, sizeof *a),
+	      *b = xreallocarray(NULL, rows * rank + 1, sizeof *b);
+	enum dtype dtype;
+
+	tile = tile ? tile : 1;
+	float *x = xreallocarray(NULL, tile * cols + 1, sizeof *x),
+	      *out = xreallocarray(NULL, tile * cols + 1, sizeof *out);
+	int failed = tensor_to_f32(c->a, a, err) || tensor_to_f32(c->b, b, err) ||
+				     tensor_matrix_dtype(t, &dtype, err)
+			     ? -1
+			     : 0;
+	for (size_t first = 0; first < rows && !failed; first += tile) {
+		size_t count = rows - first < tile ? rows - first : tile, n = count * cols;
+		floats_from(dtype, (const char *)t->data + first * cols * tensor_dtype_size(t->dtype), n, x);
+		add_product(x, b + first * rank, a, count, cols, (int)rank, m->adapter.scale);
+		failed = write_rounded(m, w, t, x, n, out, err);
+	}
+	free(a);
+	free(b);
+	free(x);
+	free(out);
 	return failed;
 }
 
-int model_copy_files(const char *from, const char *to, struct error *err)
+static int write_whole(struct merge *m, struct tensors_writer *w, const struct tensor *t,
+		       const struct tensor *from, struct error *err)
 {
-	DIR *d = opendir(from);
+	size_t n = (size_t)tensor_elements(t), tile = TILE_BYTES / 4;
+	float *x = xmalloc(TILE_BYTES), *out = xmalloc(TILE_BYTES);
 	int failed = 0;
 
-	if (!d)
-		return error_errno(err, error_class_of_errno(errno), "%s", from);
-	for (struct dirent *e; !failed && (e = readdir(d));) {
-		if (e->d_name[0] == '.' || str_ends(e->d_name, ".safetensors") ||
-		    str_ends(e->d_name, ".safetensors.index.json"))
-			continue;
-		char *source = path_join(from, e->d_name), *target = path_join(to, e->d_name);
-		if (!path_is_dir(source))
-			failed = file_copy(source, target, err);
-		free(source);
-		free(target);
+	for (size_t first = 0; first < n && !failed; first += tile) {
+		size_t count = n - first < tile ? n - first : tile;
+		floats_from(DTYPE_F32, (const char *)from->data + 4 * first, count, x);
+		failed = write_rounded(m, w, t, x, count, out, err);
 	}
-	closedir(d);
+	free(x);
+	free(out);
 	return failed;
 }
 
-int model_set_dtype(const char *dir, enum tensor_dtype dtype, struct error *err)
+static int write_tensor(struct merge *m, struct tensors_writer *w, const struct tensor *t, struct error *err)
 {
-	const char *name = dtype == TENSOR_F16 ? "float16" : dtype == TENSOR_BF16 ? "bfloat16" : "float32";
-	char *path = path_join(dir, "config.json");
-	size_t n;
-	char *text = file_read(path, &n, err);
-	struct strbuf out = STRBUF_INIT;
-	int failed = -1;
+	const struct change *c = &m->changes[t - tensors_at(m->base, 0)];
 
-	if (!text)
-		goto done;
-	/* Only the value is exchanged, so that the rest of the file stays as its authors wrote it. */
-	char *key = strstr(text, "\"torch_dtype\"");
-	key = key ? key : strstr(text, "\"dtype\"");
-	char *open = key ? strchr(strchr(key + 1, '"') + 1, '"') : NULL, *close = open ? strchr(open + 1, '"') : NULL;
-	if (close) {
-		strbuf_add(&out, text, (size_t)(open + 1 - text));
-		strbuf_adds(&out, name);
-		strbuf_adds(&out, close);
-	} else {
-		char *end = strrchr(text, '}');
-		if (!end) {
-			error_set(err, ERR_USAGE, "%s: not a JSON object", path);
-			goto done;
-		}
-		char *last = end;
-		while (last > text && strchr(" \t\r\n", last[-1]))
-			last--;
-		strbuf_add(&out, text, (size_t)(last - text));
-		strbuf_addf(&out, ",\n  \"torch_dtype\": \"%s\"\n%s", name, end);
+	if (c->whole)
+		return write_whole(m, w, t, c->whole, err);
+	if (c->a)
+		return write_adapted(m, w, t, c, err);
+	for (uint64_t at = 0; at < t->bytes;) { /* in pieces, so that progress moves */
+		uint64_t n = t->bytes - at < 4 * TILE_BYTES ? t->bytes - at : 4 * TILE_BYTES;
+		if (advance(m, w, (const char *)t->data + at, (size_t)n, err))
+			return -1;
+		at += n;
 	}
-	failed = file_write_atomic(path, out.data, out.len, err);
-done:
-	strbuf_free(&out);
-	free(text);
+	return 0;
+}
+
+/* Writes the shard that list (n tensors of the base, copied) came from. */
+static int write_shard(struct merge *m, const struct tensor *list, const size_t *from, size_t n,
+		       const char *path, struct error *err)
+{
+	struct tensors_writer *w;
+
+	if (tensors_create(path, list, n, NULL, &w, err))
+		return -1;
+	for (size_t k = 0; k < n; k++) {
+		if (write_tensor(m, w, tensors_at(m->base, from[tensors_order(w)[k]]), err)) {
+			tensors_abandon(w);
+			return -1;
+		}
+	}
+	return tensors_commit(w, err);
+}
+
+static int merge_file(struct merge *m, const char *file, const char *out, struct error *err)
+{
+	size_t count = tensors_count(m->base), n = 0;
+	struct tensor *list = xcalloc(count, sizeof *list);
+	size_t *from = xcalloc(count, sizeof *from);
+	char *path = path_join(out, path_base(file));
+	bool any = false;
+	uint64_t bytes = 0;
+	int failed;
+
+	for (size_t i = 0; i < count; i++) {
+		const struct tensor *t = tensors_at(m->base, i);
+		if (strcmp(t->file, file) != 0)
+			continue;
+		any |= changes(&m->changes[i]);
+		bytes += t->bytes;
+		from[n] = i;
+		list[n++] = *t;
+	}
+	if (any) {
+		failed = write_shard(m, list, from, n, path, err);
+	} else {
+		failed = file_copy(file, path, err);
+		m->done += bytes;
+		if (!failed && m->progress)
+			m->progress(m->done, m->all, m->arg);
+	}
+	free(list);
+	free(from);
 	free(path);
+	return failed;
+}
+
+static int write_shards(struct merge *m, const char *out, struct error *err)
+{
+	size_t count = tensors_count(m->base);
+	json_t *seen = json_object();
+	int failed = 0;
+
+	for (size_t i = 0; i < count && !failed; i++) {
+		const char *file = tensors_at(m->base, i)->file;
+		if (json_object_get(seen, file))
+			continue;
+		json_object_set_new(seen, file, json_true());
+		failed = merge_file(m, file, out, err);
+	}
+	json_decref(seen);
+	return failed;
+}
+
+/* config.json without quantization_config, the index, and the other files. */
+static int write_rest(const char *base, const char *out, struct error *err)
+{
+	static const char *const index = "model.safetensors.index.json";
+	char *from = path_join(base, "config.json"), *to = path_join(out, "config.json");
+	char *index_from = path_join(base, index), *index_to = path_join(out, index);
+	char *single = path_join(base, "model.safetensors"), *text = file_read(from, NULL, err);
+	struct strbuf b = STRBUF_INIT;
+	bool found;
+	int failed = text && json_text_drop(text, "quantization_config", &found, &b, err) == 0 ? 0 : -1;
+
+	if (!failed)
+		failed = file_write_atomic(to, b.data, b.len, err);
+	if (!failed && path_exists(index_from) && !path_exists(single))
+		failed = file_copy(index_from, index_to, err);
+	if (!failed)
+		failed = model_files_copy(base, out, true, err);
+	strbuf_free(&b);
+	free(from);
+	free(to);
+	free(index_from);
+	free(index_to);
+	free(single);
+	free(text);
+	return failed;
+}
+
+int model_merge(const char *base, const char *adapter, const char *out,
+		void (*progress)(uint64_t, uint64_t, void *), void *arg, struct merge_report *report,
+		struct error *err)
+{
+	struct merge m = {.progress = progress, .arg = arg};
+	int failed = tensors_open(base, &m.base, err);
+
+	if (!failed)
+		failed = adapter_open(adapter, &m.adapter, err);
+	if (!failed) {
+		m.changes = xcalloc(tensors_count(m.base), sizeof *m.changes);
+		for (size_t i = 0; i < tensors_count(m.base); i++)
+			m.all += tensors_at(m.base, i)->bytes;
+		failed = m.adapter.full ? match_full(&m, err) : match_lora(&m, err);
+	}
+	if (!failed)
+		failed = dir_create(out, err);
+	if (!failed)
+		failed = write_shards(&m, out, err);
+	if (!failed)
+		failed = write_rest(base, out, err);
+	if (!failed)
+		*report = (struct merge_report){(int64_t)tensors_count(m.base), m.changed, m.all};
+	free(m.changes);
+	adapter_close(&m.adapter);
+	tensors_close(m.base);
 	return failed;
 }

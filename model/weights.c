@@ -165,6 +165,21 @@ int weights_check_extra(const struct tensors *t, const struct model_config *c, c
 	return failed;
 }
 
+float *model_weight_f32(struct model *m, const struct weight *w)
+{
+	const void *p = NULL;
+
+	switch (w->kind) {
+	case WEIGHT_EMBED: p = m->embed.data; break;
+	case WEIGHT_LM_HEAD: p = m->lm_head.data; break;
+	case WEIGHT_PROJ: p = m->layers[w->layer].proj[w->proj].data; break;
+	case WEIGHT_INPUT_NORM: return m->layers[w->layer].input_norm;
+	case WEIGHT_POST_NORM: return m->layers[w->layer].post_norm;
+	case WEIGHT_FINAL_NORM: return m->final_norm;
+	}
+	return (float *)(uintptr_t)p; /* the model's own buffer, which struct matrix shows as const */
+}
+
 int tensor_matrix_dtype(const struct tensor *t, enum dtype *out, struct error *err)
 {
 	switch (t->dtype) {

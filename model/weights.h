@@ -43,6 +43,9 @@ const struct tensor *weight_find(const struct tensors *t, const struct weight *w
 int weights_check_extra(const struct tensors *t, const struct model_config *c, const char *where,
 			struct error *err);
 
+/* Where w stands in a WEIGHTS_F32 model, writable. */
+float *model_weight_f32(struct model *m, const struct weight *w);
+
 /* What tensor dtypes are as matrices: F32, BF16 and F16; ERR_USAGE for others. */
 int tensor_matrix_dtype(const struct tensor *t, enum dtype *out, struct error *err);
 

@@ -21,10 +21,12 @@ struct span {
 };
 
 struct source {
-	const char *name;    /* as given: "pipelines/x.graph", "--set lr=1e-4", "$LORA_R" */
+	const char *name; /* as given: "pipelines/x.graph", "--set lr=1e-4", "$LORA_R" */
 	const char *text;
 	size_t len;
-	const char *basedir; /* what relative paths in it are relative to: the file's directory; "." for overrides */
+	const char *
+		basedir; /* what relative paths in it are relative to: the file's directory; "." for overrides */
+	bool external; /* an override: one line, shown without line and column */
 };
 
 /* ---- diagnostics ---- */
@@ -35,24 +37,39 @@ struct diag {
 	enum severity severity;
 	struct span span;
 	const char *message; /* stage "prompt" has no output "txt" */
-	const char *label;   /* behind the underline: what was expected, what there is, did you mean; may be NULL */
+	const char *
+		label; /* behind the underline: what was expected, what there is, did you mean; may be NULL */
 };
 
-/* Collects at most 20 errors per load (a note belongs to the error before it). */
+/* Collects at most 20 errors per load (a note belongs to the error before it). Outlives the graph: the sources that
+ * its spans point into are its own copies. */
 struct diags {
 	struct arena arena;
 	struct diag *items;
 	size_t n, cap;
 	size_t errors; /* how many of severity DIAG_ERROR, also those beyond the limit */
+	bool muted;    /* the error added last was beyond the limit: its notes are dropped too */
+	struct diag_source {
+		const struct source *original, *copy;
+		size_t number; /* from 0, in the order of their first diagnostic */
+		struct diag_source *next;
+	} * sources;
 };
+
+#define DIAGS_INIT                                                                                           \
+	{                                                                                                    \
+		ARENA_INIT, NULL, 0, 0, 0, false, NULL                                                       \
+	}
 
 /* Appends every diagnostic as text, in spec style:
  *   pipelines/x.graph:34:18: error: stage "prompt" has no output "txt"
  *      34 |   in    = prompt.txt
  *         |                  ^~~ template-transform gives: text, rowmap. Did you mean "text"?
- * with ANSI colours when color is true. */
+ * with ANSI colours when color is true. Notes are their first line alone. What the terminal could take for a command
+ * (control characters, invalid UTF-8) is shown as U+FFFD. */
 void diags_render(const struct diags *d, bool color, struct strbuf *out);
-/* A JSON array of {severity,file,line,column,end_column,message,label}. */
+/* A JSON array of {severity,file,line,column,end_column,message,label}; file to end_column are null for what has no
+ * place, label when there is none; end_column is one past the last column on the first line. */
 void diags_render_json(const struct diags *d, struct strbuf *out);
 void diags_free(struct diags *d);
 
@@ -62,18 +79,18 @@ enum value_type {
 	VALUE_NONE,   /* optional, left out */
 	VALUE_STRING, /* also ATTR_CHOICE, ATTR_SOURCE, ATTR_TARGET */
 	VALUE_INT,
-	VALUE_FLOAT,  /* also ATTR_DURATION, in seconds */
+	VALUE_FLOAT, /* also ATTR_DURATION, in seconds */
 	VALUE_BOOL,
-	VALUE_LIST,   /* of strings: ATTR_STRINGS, ATTR_SOURCES */
-	VALUE_EDGE,   /* ATTR_INPUT: see struct edge */
-	VALUE_EDGES,  /* ATTR_INPUTS */
-	VALUE_PORTS,  /* ATTR_OUTPUTS */
+	VALUE_LIST,  /* of strings: ATTR_STRINGS, ATTR_SOURCES */
+	VALUE_EDGE,  /* ATTR_INPUT: i is the index into the stage's inputs */
+	VALUE_EDGES, /* ATTR_INPUTS: list has the names; their edges lie in this order in the stage's inputs */
+	VALUE_PORTS, /* ATTR_OUTPUTS: list has the names, in the order of the stage's outputs */
 };
 
 struct value {
 	enum value_type type;
-	struct span span;         /* where the value stands; for a param, where the param's value stands */
-	bool is_default;          /* filled in from the schema */
+	struct span span; /* where the value stands; for a param, where the param's value stands */
+	bool is_default;  /* filled in from the schema */
 	union {
 		const char *str;
 		int64_t i;
@@ -85,17 +102,18 @@ struct value {
 		} list;
 	};
 	/* ATTR_SOURCE, ATTR_TARGET (str) and ATTR_SOURCES (per item): the path joined with its source's basedir, or the
-	 * URL as it stands. NULL for other types. */
+	 * URL as it stands. The default of a schema is relative to the current directory. NULL for other types. */
 	const char *path;
 	const char *const *paths;
 };
 
 /* An input of a stage, and where it comes from. */
 struct edge {
-	const char *name;    /* the input's name: the attribute for ATTR_INPUT, the object's key for ATTR_INPUTS */
-	uint32_t stage;      /* index of the producing stage */
-	uint32_t output;     /* index into that stage's outputs */
-	struct span span;    /* of the reference */
+	const char
+		*name;  /* the input's name: the attribute for ATTR_INPUT, the object's key for ATTR_INPUTS */
+	uint32_t stage; /* index of the producing stage */
+	uint32_t output;  /* index into that stage's outputs */
+	struct span span; /* of the reference */
 };
 
 struct stage_output {
@@ -106,39 +124,41 @@ struct stage_output {
 struct stage_node {
 	const char *name;
 	const struct kind_schema *kind;
-	struct span span;                 /* of the name's string in the block's head */
-	struct value *attrs;              /* one per kind->attrs entry, same order, defaults filled in */
-	struct edge *inputs;              /* in schema order, exec's in the order written */
+	struct span span;    /* of the name's string in the block's head */
+	struct value *attrs; /* one per kind->attrs entry, same order, defaults filled in */
+	struct edge *inputs; /* in schema order, exec's in the order written */
 	size_t ninputs;
 	const struct stage_output *outputs;
 	size_t noutputs;
 	/* common attributes */
-	int64_t retries;                  /* default 0 */
-	double timeout;                   /* seconds; 0: none */
-	const char *salt;                 /* "" when left out; part of the key */
-	double cpus;                      /* 0: as the scheduler decides */
-	int64_t gpus;                     /* default 0 */
-	uint64_t memory;                  /* bytes; from "8GiB"; 0: undeclared */
+	int64_t retries;  /* default 0 */
+	double timeout;   /* seconds; 0: none */
+	const char *salt; /* "" when left out; part of the key */
+	double cpus;      /* 0: as the scheduler decides */
+	int64_t gpus;     /* default 0 */
+	uint64_t memory;  /* bytes; from "8GiB"; 0: undeclared */
 };
 
 struct param_value {
 	const char *name;
 	const char *text;   /* the value as text, as it would be given to --set */
 	const char *origin; /* "--set", "$DATASET_LIMIT" or "default" */
+	struct span span;   /* where the value stands */
 	const char *doc;    /* description, may be NULL */
 	const char *type;   /* "string", "int", "float", "bool" */
 };
 
 struct graph {
 	struct arena arena;
-	const char *name;               /* pipeline "name"; the file's stem when there is no pipeline block */
-	const char *description;        /* may be NULL */
-	const struct source *source;    /* the file */
-	struct stage_node *stages;      /* in file order */
+	const char *name;            /* pipeline "name"; the file's stem when there is no pipeline block */
+	const char *description;     /* may be NULL */
+	const struct source *source; /* the file */
+	struct stage_node *stages;   /* in file order */
 	size_t nstages;
-	uint32_t *order;                /* stage indices, producers first, file order among the free */
+	uint32_t *order; /* stage indices, producers first, file order among the free */
 	struct param_value *params;
 	size_t nparams;
+	struct names *index; /* of the stages' names; private */
 };
 
 /* What changes a graph from outside. Later entries win. */

@@ -10,45 +10,45 @@ struct stage_node;
 
 /* What flows along an edge. A bit each, so that a port can accept several. */
 enum port_kind {
-	PORT_ROWS = 1,     /* a rows file (docs/formats.md) */
-	PORT_TOKENS = 2,   /* a tokens file (docs/formats.md) */
-	PORT_MODEL = 4,    /* a Hugging Face model directory */
-	PORT_ADAPTER = 8,  /* a PEFT adapter directory */
-	PORT_REPORT = 16,  /* a JSON document */
-	PORT_FILE = 32,    /* any file or directory */
+	PORT_ROWS = 1,    /* a rows file (docs/formats.md) */
+	PORT_TOKENS = 2,  /* a tokens file (docs/formats.md) */
+	PORT_MODEL = 4,   /* a Hugging Face model directory */
+	PORT_ADAPTER = 8, /* a PEFT adapter directory */
+	PORT_REPORT = 16, /* a JSON document */
+	PORT_FILE = 32,   /* any file or directory */
 	PORT_ANY = 63,
 };
 
 enum attr_type {
 	ATTR_STRING,
-	ATTR_INT,      /* int64 */
-	ATTR_FLOAT,    /* double; an integer literal is accepted */
+	ATTR_INT,   /* int64 */
+	ATTR_FLOAT, /* double; an integer literal is accepted */
 	ATTR_BOOL,
 	ATTR_CHOICE,   /* a string out of choices */
 	ATTR_DURATION, /* "90s", "55m", "1h30m", "500ms"; seconds as a double */
 	ATTR_STRINGS,  /* a list of strings */
-	ATTR_SOURCE,   /* a path to a file or directory, or an URL (scheme://…); the key holds the digest of what a
+	ATTR_SOURCE, /* a path to a file or directory, or an URL (scheme://…); the key holds the digest of what a
 	                * path leads to, never the path; of an URL its text and its pin */
-	ATTR_SOURCES,  /* a list of these */
-	ATTR_TARGET,   /* a path (or URL) that the stage writes; its text is keyed as an absolute path */
-	ATTR_INPUT,    /* a reference stage.port: an edge */
-	ATTR_INPUTS,   /* an object { name = stage.port }: edges (exec) */
-	ATTR_OUTPUTS,  /* an object { name = "kind" }: the stage's own output ports (exec) */
+	ATTR_SOURCES, /* a list of these */
+	ATTR_TARGET,  /* a path (or URL) that the stage writes; its text is keyed as an absolute path */
+	ATTR_INPUT,   /* a reference stage.port: an edge */
+	ATTR_INPUTS,  /* an object { name = stage.port }: edges (exec) */
+	ATTR_OUTPUTS, /* an object { name = "kind" }: the stage's own output ports (exec) */
 };
 
 enum attr_flags {
 	ATTR_REQUIRED = 1,
-	ATTR_UNKEYED = 2,  /* does not change the result: not part of the key */
+	ATTR_UNKEYED = 2, /* does not change the result: not part of the key */
 };
 
 struct attr_schema {
 	const char *name;
 	enum attr_type type;
-	unsigned flags;             /* enum attr_flags */
-	unsigned ports;             /* ATTR_INPUT, ATTR_INPUTS: the port kinds accepted */
-	const char *fallback;       /* the default, in graph syntax: "42", "\"train\"", "[]", "true"; NULL: none; an
+	unsigned flags;       /* enum attr_flags */
+	unsigned ports;       /* ATTR_INPUT, ATTR_INPUTS: the port kinds accepted */
+	const char *fallback; /* the default, in graph syntax: "42", "\"train\"", "[]", "true"; NULL: none; an
 	                             * optional attribute without a default is VALUE_NONE when left out */
-	double min, max;            /* ATTR_INT, ATTR_FLOAT, ATTR_DURATION: inclusive; both 0: unlimited */
+	double min, max;      /* ATTR_INT, ATTR_FLOAT, ATTR_DURATION: inclusive; both 0: unlimited */
 	const char *const *choices; /* ATTR_CHOICE: NULL-terminated */
 	const char *doc;            /* one line for the reference */
 };

@@ -12,7 +12,9 @@ enum event_type {
 	EVENT_STAGE_LOG,      /* stage, attempt, level, message */
 	EVENT_STAGE_METRIC,   /* stage, step, message: name, value */
 	EVENT_STAGE_RETRY,    /* stage, attempt: the one that failed, message: why; seconds: delay */
-	EVENT_STAGE_FINISHED, /* stage, status, seconds, message: error or reason; result when cached or done */
+	EVENT_STAGE_FINISHED, /* stage, status, seconds, message: error or reason; result when cached or done
+			       * (of a cached one in the light form of result_find: ask for the full one to
+			       * show its facts) */
 	EVENT_RUN_FINISHED,   /* status, exit_code, seconds */
 };
 
@@ -20,9 +22,9 @@ struct event {
 	enum event_type type;
 	int64_t run;
 	int64_t wall_ms;
-	size_t stage;               /* index into graph->stages */
-	const char *name;           /* its name */
-	int attempt;                /* from 1 */
+	size_t stage;     /* index into graph->stages */
+	const char *name; /* its name */
+	int attempt;      /* from 1 */
 	enum stage_status status;
 	enum run_status run_status;
 	int exit_code;
@@ -37,18 +39,31 @@ struct event {
 
 struct run_options {
 	struct plan_options plan;
-	int jobs;               /* stages at once; 0: number of processors */
-	const char *command;    /* for the record */
+	int jobs;                                          /* stages at once; 0: number of processors */
+	const char *command;                               /* for the record */
 	void (*observe)(const struct event *e, void *arg); /* called in the runner's thread; may be NULL */
 	void *arg;
-	volatile int *stop;     /* set nonzero by the caller's signal handler (SIGINT, SIGTERM): the run winds down; a
-	                         * second increment kills at once. May be NULL */
-	double grace;           /* seconds between asking a worker to stop and killing it; 0: 10 */
+	volatile int *stop; /* set nonzero by the caller's signal handler (SIGINT, SIGTERM): the run winds
+			     * down; a second increment kills at once. May be NULL */
+	double grace;       /* seconds between asking a worker to stop and killing it; 0: 10 */
+	double backoff;     /* seconds before the first retry of a stage; 0: 0.5. Doubles with every further
+			     * failure of the     stage's own, quadruples with every failure of the infrastructure; at
+			     * most 30 s */
 };
 
-/* Plans and runs g. The return value is the exit code: 0 done, else an error class; err tells the first failure. The run is
- * recorded also when it fails. When one stage fails, stages that do not depend on it still finish; the rest are skipped.
- * Runs that find another process making the same key wait for it and take its result. */
-int run_graph(struct store *s, const struct graph *g, const struct run_options *o, int64_t *run_id, struct error *err);
+/* Plans and runs g. The return value is the exit code: 0 done, else an error class; err tells the first
+ * failure. The run is recorded also when it fails, unless planning fails already. When one stage fails,
+ * stages that do not depend on it still finish; the rest are skipped. Runs that find another process making
+ * the same key wait for it and take its result.
+ *
+ * A stage that fails (ERR_STAGE, a crash, its timeout) runs again as often as its `retries` say; one that
+ * fails for its surroundings (ERR_INFRA) up to three times more; a mistake in its input (ERR_USAGE) is final.
+ * A failure to store an output or to record a result is final too (ERR_INFRA): nothing is recorded then. A
+ * stage whose timeout is up, and that has saved a checkpoint and returned ERR_INTERRUPTED, is interrupted:
+ * the run ends with 5, and the next one goes on from the checkpoint.
+ *
+ * Must be called from a process with one thread: workers are forks of it (worker.h). *run_id may be NULL. */
+int run_graph(struct store *s, const struct graph *g, const struct run_options *o, int64_t *run_id,
+	      struct error *err);
 
 #endif

@@ -55,6 +55,8 @@ const char *ctx_pin(const struct stage_ctx *ctx);
 const char *ctx_input(const struct stage_ctx *ctx, const char *name);
 /* Its content digest; false when the input is left out. */
 bool ctx_input_digest(const struct stage_ctx *ctx, const char *name, struct digest *out);
+/* What flows in: the kind of the output that it refers to. 0 when the input is left out. */
+enum port_kind ctx_input_kind(const struct stage_ctx *ctx, const char *name);
 /* Where the output has to be made: a path inside this attempt's staging directory that does not exist yet. A regular
  * file or a directory made there becomes the artifact. */
 const char *ctx_output(const struct stage_ctx *ctx, const char *name);

@@ -81,7 +81,7 @@ static int refuse_scheme(const char *source, struct error *err)
 static int pin(const struct stage_node *node, struct strbuf *out, struct error *err)
 {
 	const char *source = stage_attr(node, "source")->path;
-	struct http_result r;
+	struct http_response r;
 
 	if (!strstr(source, "://"))
 		return 0;
@@ -89,15 +89,15 @@ static int pin(const struct stage_node *node, struct strbuf *out, struct error *
 		return refuse_scheme(source, err);
 	if (http_head(source, NULL, &r, err))
 		return -1;
-	/* Not every server says what it serves; then the URL stands for the content until --refresh or --force. */
-	if (r.etag && *r.etag)
-		strbuf_addf(out, "etag %s", r.etag);
-	else if (r.last_modified && *r.last_modified)
-		strbuf_addf(out, "last-modified %s", r.last_modified);
-	else
-		strbuf_adds(out, "url");
-	http_result_free(&r);
-	return 0;
+	int failed = r.status / 100 == 2 ? 0 : http_status_error("HEAD", source, &r, err);
+	char *etag = http_response_header(&r, "ETag"), *modified = http_response_header(&r, "Last-Modified");
+	/* Not every server says what it serves; then the URL stands for the content until a run refreshes its pins. */
+	if (!failed)
+		strbuf_addf(out, "%s", etag ? etag : modified ? modified : "unversioned");
+	free(etag);
+	free(modified);
+	http_response_free(&r);
+	return failed;
 }
 
 static int on_download(uint64_t done, uint64_t total, void *arg)
@@ -121,16 +121,18 @@ static char *url_name(const char *url)
 
 static char *download(struct stage_ctx *ctx, const char *url, struct error *err)
 {
-	struct http_options o = {.on_progress = on_download, .arg = ctx, .sha256 = ctx_str(ctx, "sha256")};
-	struct http_result r;
+	const struct http_options o = {.on_progress = on_download, .arg = ctx};
+	const char *sha = ctx_str(ctx, "sha256");
 	char *name = url_name(url), *path = path_join(ctx_scratch(ctx), *name ? name : "download");
+	struct digest expected;
 
 	free(name);
-	if (http_download(url, path, &o, &r, err)) {
+	if (sha)
+		digest_parse(sha, &expected);
+	if (http_download(url, path, sha ? &expected : NULL, &o, NULL, err)) {
 		free(path);
 		return NULL;
 	}
-	http_result_free(&r);
 	return path;
 }
 

@@ -10,9 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "model/config.h"
-#include "model/merge.h"
-#include "model/shards.h"
+#include "model/export.h"
 #include "runtime/stage.h"
 #include "stages/input.h"
 #include "tokenizer/tokenizer.h"
@@ -39,6 +37,7 @@ static const struct attr_schema attrs[] = {
 	 .doc = "bytes of weights in one file at most (a single larger tensor has a file of its own)"},
 	{.name = "base_model", .type = ATTR_STRING, .doc = "what the model card calls the base model"},
 	{.name = "description", .type = ATTR_STRING, .doc = "what the model card says of the model"},
+	{.name = "dataset", .type = ATTR_STRING, .doc = "what the model card says it was trained on"},
 	{.name = "license", .type = ATTR_STRING, .doc = "the model card's licence, as the Hub spells it (\"gemma\")"},
 	{0},
 };
@@ -52,55 +51,9 @@ static const struct output_schema outputs[] = {
 /* Beside the published files: which export they are, so that a later run sees whether they still stand. */
 static const char marker[] = ".anneal.json";
 
-struct weights {
-	struct tensor *list; /* in state_dict order, tied lm_head left out */
-	size_t n;
-	enum tensor_dtype dtype;
-	bool convert;
-	struct stage_ctx *ctx;
-	uint64_t done;
-};
-
-static int produce(size_t i, struct tensors_writer *w, void *arg, struct error *err)
+static void on_progress(uint64_t done, uint64_t all, void *arg)
 {
-	struct weights *x = arg;
-
-	if (stopping(x->ctx, err))
-		return -1;
-	ctx_progress(x->ctx, x->done++, x->n, "tensors");
-	return tensor_convert(&x->list[i], x->convert ? x->dtype : x->list[i].dtype, w, NULL, NULL, err);
-}
-
-static int write_weights(struct stage_ctx *ctx, const char *from, const char *to, uint64_t *total, struct error *err)
-{
-	const char *dtype = ctx_str(ctx, "dtype");
-	struct weights x = {.ctx = ctx, .convert = strcmp(dtype, "stored") != 0};
-	struct model_config config;
-	struct tensors *in;
-
-	x.dtype = strcmp(dtype, "fp16") == 0 ? TENSOR_F16 : strcmp(dtype, "bf16") == 0 ? TENSOR_BF16 : TENSOR_F32;
-	if (model_config_read(from, GELU_ARCHITECTURE, &config, err) || tensors_open(from, &in, err))
-		return -1;
-	x.list = xcalloc(tensors_count(in), sizeof *x.list);
-	for (size_t i = 0; i < tensors_count(in); i++) {
-		const struct tensor *t = tensors_at(in, i);
-		if (!config.tie_embeddings || strcmp(t->name, "lm_head.weight") != 0)
-			x.list[x.n++] = *t;
-	}
-	qsort(x.list, x.n, sizeof *x.list, tensor_by_state_dict);
-	struct tensor *declared = xcalloc(x.n, sizeof *declared);
-	for (size_t i = 0; i < x.n; i++) {
-		declared[i] = x.list[i];
-		if (x.convert)
-			declared[i].dtype = x.dtype;
-	}
-	int failed = shards_write(to, declared, x.n, (uint64_t)ctx_float(ctx, "max_shard_size"), produce, &x, total, err);
-	if (!failed && x.convert)
-		failed = model_set_dtype(to, x.dtype, err);
-	free(declared);
-	free(x.list);
-	tensors_close(in);
-	return failed;
+	ctx_progress(arg, done, all, "bytes");
 }
 
 /* Loaders want tokenizer.json and tokenizer_config.json; a model that came with tokenizer.model alone gets them made. */
@@ -120,36 +73,6 @@ static int complete_tokenizer(const char *dir, struct error *err)
 	}
 	free(json);
 	free(config);
-	return failed;
-}
-
-static int write_card(struct stage_ctx *ctx, const char *dir, struct error *err)
-{
-	const char *base = ctx_str(ctx, "base_model"), *license = ctx_str(ctx, "license");
-	const char *text = ctx_str(ctx, "description"), *to = ctx_path(ctx, "to");
-	struct strbuf b = STRBUF_INIT;
-	char *path = path_join(dir, "README.md");
-
-	strbuf_adds(&b, "---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
-	if (base) {
-		strbuf_adds(&b, "base_model: ");
-		strbuf_add_json(&b, base, strlen(base));
-		strbuf_adds(&b, "\n");
-	}
-	if (license) {
-		strbuf_adds(&b, "license: ");
-		strbuf_add_json(&b, license, strlen(license));
-		strbuf_adds(&b, "\n");
-	}
-	strbuf_addf(&b, "tags:\n- anneal\n---\n\n# %s\n\n", to ? path_base(to) : "Fine-tuned model");
-	if (text)
-		strbuf_addf(&b, "%s\n\n", text);
-	if (base)
-		strbuf_addf(&b, "Fine-tuned from %s. ", base);
-	strbuf_adds(&b, "Made with anneal. Load it with transformers, serve it with vLLM or `anneal serve`.\n");
-	int failed = file_write_atomic(path, b.data, b.len, err);
-	free(path);
-	strbuf_free(&b);
 	return failed;
 }
 
@@ -244,18 +167,28 @@ static int publish(const char *dir, const char *to, const char *report, struct e
 
 static int run(struct stage_ctx *ctx, struct error *err)
 {
+	static const enum export_dtype values[] = {EXPORT_AS_STORED, EXPORT_F32, EXPORT_F16, EXPORT_BF16};
 	const char *from = ctx_input(ctx, "model"), *dir = ctx_output(ctx, "model"), *to = ctx_path(ctx, "to");
+	struct export_options o = {.max_shard_size = (uint64_t)ctx_float(ctx, "max_shard_size"),
+				   .card = {.name = to ? path_base(to) : NULL,
+					    .base_model = ctx_str(ctx, "base_model"),
+					    .dataset = ctx_str(ctx, "dataset"),
+					    .license = ctx_str(ctx, "license"),
+					    .text = ctx_str(ctx, "description")}};
 	struct listing l = {NULL, 0, NULL};
-	uint64_t total;
+	struct export_report export;
 	char size[16];
+	size_t k = 0;
 
+	while (strcmp(dtypes[k], ctx_str(ctx, "dtype")) != 0)
+		k++;
+	o.dtype = values[k];
 	if (*ctx_str(ctx, "bucket") || (to && strstr(to, "://")))
 		return not_there_yet(err, "uploads to gs:// buckets",
 				     "export to a directory (to = \"exports/name\") and leave bucket (BUCKET_NAME) empty");
 	if (to && replaceable(to, err))
 		return -1;
-	if (dir_create(dir, err) || model_copy_files(from, dir, err) || complete_tokenizer(dir, err) ||
-	    write_card(ctx, dir, err) || write_weights(ctx, from, dir, &total, err))
+	if (model_export(from, dir, &o, on_progress, ctx, &export, err) || complete_tokenizer(dir, err))
 		return -1;
 	l.files = json_object();
 	int failed = tree_walk(dir, list_file, &l, err);
@@ -266,7 +199,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 		ctx_input_digest(ctx, "model", &digest);
 		digest_text(&digest, input);
 		json_t *report = json_pack("{s:s, s:O, s:I, s:I, s:s, s:s?}", "model", input, "files", l.files, "bytes",
-					   (json_int_t)l.bytes, "weight_bytes", (json_int_t)total, "dtype",
+					   (json_int_t)l.bytes, "weight_bytes", (json_int_t)export.bytes, "dtype",
 					   ctx_str(ctx, "dtype"), "published", to);
 		failed = json_write(path, report, err) || digest_of_file(path, &digest, NULL, err);
 		json_decref(report);

@@ -1,12 +1,7 @@
 /* merge: an adapter into its base model. */
-#include <string.h>
-
-#include "base/file.h"
 #include "model/merge.h"
 #include "runtime/stage.h"
 #include "stages/input.h"
-
-static const char *const dtypes[] = {"stored", "fp32", "fp16", "bf16", NULL};
 
 static const struct attr_schema attrs[] = {
 	{.name = "model", .type = ATTR_INPUT, .flags = ATTR_REQUIRED, .ports = PORT_MODEL, .doc = "the base model"},
@@ -15,12 +10,6 @@ static const struct attr_schema attrs[] = {
 	 .flags = ATTR_REQUIRED,
 	 .ports = PORT_ADAPTER,
 	 .doc = "the adapter trained on it"},
-	{.name = "dtype",
-	 .type = ATTR_CHOICE,
-	 .choices = dtypes,
-	 .fallback = "\"stored\"",
-	 .doc = "what the sum, computed in fp32, is rounded to once; stored: each tensor's own dtype, and unchanged tensors are "
-		"copied byte for byte"},
 	{0},
 };
 
@@ -29,21 +18,20 @@ static const struct output_schema outputs[] = {
 	{0},
 };
 
+static void on_progress(uint64_t done, uint64_t all, void *arg)
+{
+	ctx_progress(arg, done, all, "bytes");
+}
+
 static int run(struct stage_ctx *ctx, struct error *err)
 {
-	static const enum merge_dtype values[] = {MERGE_AS_STORED, MERGE_F32, MERGE_F16, MERGE_BF16};
-	const char *out = ctx_output(ctx, "model"), *dtype = ctx_str(ctx, "dtype");
 	struct merge_report report;
-	size_t k = 0;
 	char size[16];
 
-	while (strcmp(dtypes[k], dtype) != 0)
-		k++;
-	if (dir_create(out, err) ||
-	    merge_adapter(ctx_input(ctx, "model"), ctx_input(ctx, "adapter"), values[k], out, &report, err))
+	if (model_merge(ctx_input(ctx, "model"), ctx_input(ctx, "adapter"), ctx_output(ctx, "model"), on_progress, ctx,
+			&report, err))
 		return -1;
-	ctx_summary(ctx, "tensors changed", "%llu of %llu", (unsigned long long)report.changed,
-		    (unsigned long long)report.tensors);
+	ctx_summary(ctx, "tensors changed", "%lld of %lld", (long long)report.changed, (long long)report.tensors);
 	format_bytes(report.bytes, size);
 	ctx_summary(ctx, "weights", "%s", size);
 	return 0;
@@ -52,7 +40,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 const struct stage_kind stage_merge = {
 	.schema = {.name = "merge",
 		   .version = 1,
-		   .doc = "Adds a trained adapter to its base model: W + scale * B A, rounded once.",
+		   .doc = "Adds a trained adapter to its base model: W + scale * B A, rounded once to each tensor's dtype.",
 		   .attrs = attrs,
 		   .outputs = outputs},
 	.run = run,

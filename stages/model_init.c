@@ -121,25 +121,31 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	bpe_merges_free(&merges);
 	if (failed || tokenizer_open(dir, &tokenizer, err))
 		return -1;
-	const struct init_options o = {
-		.arch = strcmp(ctx_str(ctx, "architecture"), "gemma") == 0 ? ARCH_GEMMA : ARCH_LLAMA,
-		.vocab_size = (int)vocab,
-		.hidden_size = (int)ctx_int(ctx, "hidden_size"),
-		.intermediate_size = (int)ctx_int(ctx, "intermediate_size"),
-		.layers = (int)ctx_int(ctx, "layers"),
-		.heads = (int)ctx_int(ctx, "heads"),
-		.kv_heads = (int)ctx_int(ctx, "kv_heads"),
-		.head_dim = (int)ctx_int(ctx, "head_dim"),
-		.max_positions = (int)ctx_int(ctx, "max_positions"),
-		.initializer_range = (float)ctx_float(ctx, "initializer_range"),
+	bool gemma = strcmp(ctx_str(ctx, "architecture"), "gemma") == 0;
+	const struct model_init init = {
+		.config = {.arch = gemma ? ARCH_GEMMA : ARCH_LLAMA,
+			   .vocab_size = (int)vocab,
+			   .hidden_size = (int)ctx_int(ctx, "hidden_size"),
+			   .intermediate_size = (int)ctx_int(ctx, "intermediate_size"),
+			   .layers = (int)ctx_int(ctx, "layers"),
+			   .heads = (int)ctx_int(ctx, "heads"),
+			   .kv_heads = (int)ctx_int(ctx, "kv_heads"),
+			   .head_dim = (int)ctx_int(ctx, "head_dim"),
+			   .max_positions = (int)ctx_int(ctx, "max_positions"),
+			   .rms_norm_eps = 1e-6f,
+			   .rope_theta = 10000,
+			   .act = gemma ? ACT_GELU_TANH : ACT_SILU,
+			   .tie_embeddings = true,
+			   .bos = tokenizer_bos(tokenizer),
+			   .pad = tokenizer_pad(tokenizer),
+			   .eos = {tokenizer_eos(tokenizer)},
+			   .n_eos = 1},
+		.initializer_range = ctx_float(ctx, "initializer_range"),
 		.seed = (uint64_t)ctx_int(ctx, "seed"),
-		.bos = tokenizer_bos(tokenizer),
-		.eos = tokenizer_eos(tokenizer),
-		.pad = tokenizer_pad(tokenizer),
 	};
 	tokenizer_free(tokenizer);
 	struct model_config config;
-	if (model_init(dir, &o, err) || model_config_read(dir, GELU_ARCHITECTURE, &config, err))
+	if (model_init_write(&init, dir, err) || model_config_read(dir, GELU_ARCHITECTURE, &config, err))
 		return -1;
 	summary_count(ctx, "parameters", (uint64_t)model_config_parameters(&config));
 	summary_count(ctx, "vocabulary", (uint64_t)vocab);

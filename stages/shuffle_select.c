@@ -82,7 +82,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 {
 	struct rows_writer *out = NULL;
 	uint64_t *order = NULL;
-	uint64_t begin, end;
+	uint64_t begin = 0, end = 0;
 	int failed = -1;
 
 	struct rows *in = rows_open(ctx_input(ctx, "rows"), err);

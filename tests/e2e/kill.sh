@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# kill.sh ANNEAL [N]: kills the quickstart with SIGKILL at N random moments, each run going on where the one before was
+# killed or, once a run came through, from nothing. However it was cut up, the adapter has the digest of an uninterrupted
+# run, with no flag, and a finished stage is never done twice.
+. "$(dirname "$0")/common.sh" "$1"
+kills=${2:-100}
+args=(run quickstart --set epochs=2)
+
+adapter() {
+	"$anneal" --state "$1" show last --json | tr -d ' \n' | grep -o '"name":"adapter".*' | grep -o 'sha256:[0-9a-f]*' | sed -n 2p
+}
+
+start=$(date +%s%N)
+expect 0 "$anneal" "${args[@]}" --state whole
+full_ms=$((($(date +%s%N) - start) / 1000000))
+want=$(adapter whole)
+[[ $want == sha256:* ]] || fail "no digest of the adapter in show --json"
+
+RANDOM=${SEED:-$$}
+echo "seed $RANDOM, an uninterrupted run takes $full_ms ms"
+killed=0 finished=0
+for ((i = 0; i < 4 * kills && killed < kills; i++)); do
+	"$anneal" "${args[@]}" --state cut >"$work/out" 2>&1 </dev/null &
+	pid=$!
+	sleep "$(printf '0.%03d' $((RANDOM * full_ms / 32768 % 1000)))"
+	if kill -9 "$pid" 2>/dev/null; then killed=$((killed + 1)); fi
+	status=0
+	wait "$pid" 2>/dev/null || status=$?
+	if ((status == 0)); then
+		finished=$((finished + 1))
+		[[ $(adapter cut) == "$want" ]] || fail "after $killed kills the adapter is $(adapter cut), not $want"
+		rm -rf cut
+	elif ((status != 137)); then
+		cat "$work/out" >&2
+		fail "run $i ended with status $status"
+	fi
+done
+expect 0 "$anneal" "${args[@]}" --state cut
+[[ $(adapter cut) == "$want" ]] || fail "after $killed kills the adapter is $(adapter cut), not $want"
+((killed == kills)) || fail "only $killed kills in $i runs"
+echo "passed: $killed kills, $((finished + 1)) runs came through, adapter $want"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The quickstart runs through, says what it made, and is all cached the second time.
+. "$(dirname "$0")/common.sh" "$@"
+
+expect 0 "$anneal" run quickstart --set epochs=1
+for text in 'rows' 'tokens' 'first loss' 'last loss' 'held-out loss' 'exports/quickstart'; do says "$text"; done
+[[ -s exports/quickstart/model.safetensors && -s exports/quickstart/config.json && -s exports/quickstart/tokenizer.json ]] ||
+	fail "the export is incomplete: $(ls exports/quickstart)"
+
+expect 0 "$anneal" run quickstart --set epochs=1
+states | grep -v '=cached$' && fail "a stage was not cached in the second run"
+
+# Rows keep the id of their source row as far as the tokens.
+expect 0 "$anneal" cat last tokens --ids --limit 3
+says 'SELECT'
+
+# An export that somebody removed is made again, and nothing else.
+rm -r exports/quickstart
+expect 0 "$anneal" run quickstart --set epochs=1
+[[ -s exports/quickstart/model.safetensors ]] || fail "the export did not come back"
+[[ $(states | grep -c '=done$') == 1 ]] || fail "more than the export ran again: $(states)"
+echo passed

@@ -32,7 +32,8 @@ struct command {
 	const char *args;    /* "PIPELINE [OPTION]…" */
 	const char *summary; /* half a line */
 	const char *more;    /* paragraphs for `anneal help NAME`; may be NULL */
-	int (*run)(struct cli *cli, int argc, char **argv); /* argv[0] is the first argument behind the name */
+	int (*run)(struct cli *cli, int argc,
+		   char **argv); /* argv[0] is the first argument behind the name */
 };
 
 /* In the order of `anneal help`; NULL-terminated. */
@@ -44,11 +45,11 @@ int cli_fail(const struct cli *cli, const struct error *err);
 /* ---- options ---- */
 
 enum option_type {
-	OPTION_FLAG,   /* bool: --force */
-	OPTION_TEXT,   /* const char *: --from S, --from=S */
-	OPTION_INT,    /* int64_t */
-	OPTION_FLOAT,  /* double */
-	OPTION_LIST,   /* struct text_list: every use adds one */
+	OPTION_FLAG,  /* bool: --force */
+	OPTION_TEXT,  /* const char *: --from S, --from=S */
+	OPTION_INT,   /* int64_t */
+	OPTION_FLOAT, /* double */
+	OPTION_LIST,  /* struct text_list: every use adds one */
 };
 
 struct text_list {
@@ -57,19 +58,19 @@ struct text_list {
 };
 
 struct option {
-	const char *name;  /* without the dashes; NULL ends a table */
-	char letter;       /* 'j', or 0 */
+	const char *name; /* without the dashes; NULL ends a table */
+	char letter;      /* 'j', or 0 */
 	enum option_type type;
-	void *to;          /* where the value goes */
-	const char *arg;   /* what help calls the value: "STAGE" */
-	const char *doc;   /* one line */
+	void *to;        /* where the value goes */
+	const char *arg; /* what help calls the value: "STAGE" */
+	const char *doc; /* one line */
 };
 
 /* Parses the options of a command and those that all have (--state, --json, --quiet, --verbose, --no-color, --help),
  * between or behind the other arguments, which it leaves in argv[0..*argc). "--" ends them. Fails with ERR_USAGE when there
  * are fewer than least or more than most of them. Returns -1 to go on; else the exit code: help was printed, or an error. */
-int options_parse(struct cli *cli, const struct command *command, const struct option *own, int *argc, char **argv,
-		  int least, int most);
+int options_parse(struct cli *cli, const struct command *command, const struct option *own, int *argc,
+		  char **argv, int least, int most);
 
 /* ---- what most commands begin with ---- */
 

@@ -28,9 +28,9 @@ struct wish {
 	struct store *store;
 	const struct result *result;
 	const struct result_output *output;
-	const char *path;   /* the artifact */
+	const char *path; /* the artifact */
 	bool ids;
-	uint64_t limit;     /* items, UINT64_MAX: all */
+	uint64_t limit; /* items, UINT64_MAX: all */
 };
 
 /* Whether to go on printing: not when a pager was left or the user interrupts. */
@@ -92,8 +92,8 @@ static void add_ids(struct strbuf *b, const struct tokens_item *item)
 }
 
 /* One sequence: a line of JSON {"id","tokens","label_start","ids","text"} with --json or --ids, else its text. */
-static int add_tokens(const struct wish *w, const struct tokenizer *t, const struct tokens_item *item, struct strbuf *b,
-		      struct error *err)
+static int add_tokens(const struct wish *w, const struct tokenizer *t, const struct tokens_item *item,
+		      struct strbuf *b, struct error *err)
 {
 	struct strbuf text = STRBUF_INIT;
 	int code = 0;
@@ -104,7 +104,8 @@ static int add_tokens(const struct wish *w, const struct tokenizer *t, const str
 		strbuf_add(b, text.data, text.len);
 		strbuf_addc(b, '\n');
 	} else if (code == 0) {
-		strbuf_addf(b, "{\"id\":%" PRIu64 ",\"tokens\":%" PRIu32 ",\"label_start\":%" PRIu32 ",\"ids\":",
+		strbuf_addf(b,
+			    "{\"id\":%" PRIu64 ",\"tokens\":%" PRIu32 ",\"label_start\":%" PRIu32 ",\"ids\":",
 			    item->id, item->n, item->label_start);
 		add_ids(b, item);
 		if (t) {
@@ -194,7 +195,8 @@ static int add_file(const char *relative, const char *path, void *arg, struct er
 
 static int cat_tree(const struct wish *w, struct error *err)
 {
-	struct listing l = {.wish = w, .table = {.columns = 2, .right = 1}, .json = w->cli->json ? json_array() : NULL};
+	struct listing l = {
+		.wish = w, .table = {.columns = 2, .right = 1}, .json = w->cli->json ? json_array() : NULL};
 	int code = tree_walk(w->path, add_file, &l, err);
 
 	if (l.json)
@@ -236,7 +238,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	struct result result;
 	int64_t limit = -1, id;
 	const struct option options[] = {
-		{"ids", 0, OPTION_FLAG, &w.ids, NULL, "also the id of the source row; of tokens their numbers"},
+		{"ids", 0, OPTION_FLAG, &w.ids, NULL,
+		 "also the id of the source row; of tokens their numbers"},
 		{"limit", 'n', OPTION_INT, &limit, "N", "the first N rows or sequences"},
 		{0},
 	};
@@ -276,7 +279,8 @@ const struct command cmd_cat = {
 	.name = "cat",
 	.args = "[RUN] STAGE[.PORT]",
 	.summary = "what a stage made: rows, tokens as text, reports, files",
-	.more = "Rows are printed as JSON lines, tokens as text (as numbers with --ids), reports and files as they are; of models and\n"
+	.more = "Rows are printed as JSON lines, tokens as text (as numbers with --ids), reports and files "
+		"as they are; of models and\n"
 		"adapters the files are listed.",
 	.run = run,
 };

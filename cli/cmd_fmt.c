@@ -60,7 +60,8 @@ static int run(struct cli *cli, int argc, char **argv)
 {
 	bool check = false;
 	const struct option options[] = {
-		{"check", 0, OPTION_FLAG, &check, NULL, "change nothing; exit code 2 when a file is not in canonical form"},
+		{"check", 0, OPTION_FLAG, &check, NULL,
+		 "change nothing; exit code 2 when a file is not in canonical form"},
 		{0},
 	};
 	int code = options_parse(cli, &cmd_fmt, options, &argc, argv, 1, 1 << 20), worst = 0;
@@ -83,6 +84,7 @@ const struct command cmd_fmt = {
 	.name = "fmt",
 	.args = "FILE...",
 	.summary = "bring graphs into canonical form",
-	.more = "Files are changed in place, and those that were are printed. - formats standard input to standard output.",
+	.more = "Files are changed in place, and those that were are printed. - formats standard input to "
+		"standard output.",
 	.run = run,
 };

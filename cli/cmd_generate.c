@@ -20,7 +20,8 @@ static void on_stop(int signal)
 	stop = 1;
 }
 
-static void print_json(const struct job_figures *f, const struct strbuf *text, enum job_state state, double loading)
+static void print_json(const struct job_figures *f, const struct strbuf *text, enum job_state state,
+		       double loading)
 {
 	double decoding = f->total - f->first_token;
 	json_t *j = json_object();
@@ -33,7 +34,8 @@ static void print_json(const struct job_figures *f, const struct strbuf *text, e
 	json_object_set_new(j, "first_token_seconds", json_real(f->first_token));
 	json_object_set_new(j, "seconds", json_real(f->total));
 	json_object_set_new(j, "tokens_per_second",
-			    f->tokens > 1 && decoding > 0 ? json_real((f->tokens - 1) / decoding) : json_null());
+			    f->tokens > 1 && decoding > 0 ? json_real((f->tokens - 1) / decoding)
+							  : json_null());
 	cli_print_json(j);
 }
 
@@ -72,8 +74,8 @@ static int answer(struct cli *cli, struct job *j, double loading)
 	return code;
 }
 
-static int generate_text(struct cli *cli, const char *model, const char *prompt, const struct sampling *sampling,
-			 const struct text_list *stops)
+static int generate_text(struct cli *cli, const char *model, const char *prompt,
+			 const struct sampling *sampling, const struct text_list *stops)
 {
 	struct engine_options o = {.model = model};
 	struct token_ids ids = TOKEN_IDS_INIT;
@@ -111,7 +113,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	const struct option options[] = {
 		{"max-tokens", 0, OPTION_INT, &most, "N", "tokens at most (128)"},
 		{"temperature", 0, OPTION_FLOAT, &temperature, "T", "0 takes the likeliest token (0)"},
-		{"top-p", 0, OPTION_FLOAT, &top_p, "P", "sample from the likeliest tokens that make up P (1)"},
+		{"top-p", 0, OPTION_FLOAT, &top_p, "P",
+		 "sample from the likeliest tokens that make up P (1)"},
 		{"seed", 0, OPTION_INT, &seed, "N", "of the sampling (0)"},
 		{"stop", 0, OPTION_LIST, &stops, "TEXT", "ends the answer; may be given several times"},
 		{0},
@@ -155,6 +158,7 @@ const struct command cmd_generate = {
 	.name = "generate",
 	.args = "MODEL PROMPT",
 	.summary = "continue a prompt",
-	.more = "MODEL is a directory, or RUN:STAGE for what a stage of a past run made (last:merge). The continuation alone is printed.",
+	.more = "MODEL is a directory, or RUN:STAGE for what a stage of a past run made (last:merge). The "
+		"continuation alone is printed.",
 	.run = run,
 };

@@ -17,7 +17,8 @@ static json_t *graph_json(const struct graph *g)
 		json_object_set_new(s, "name", json_string(n->name));
 		json_object_set_new(s, "kind", json_string(n->kind->name));
 		for (size_t o = 0; o < n->noutputs; o++)
-			json_object_set_new(outputs, n->outputs[o].name, json_string(port_kind_name(n->outputs[o].kind)));
+			json_object_set_new(outputs, n->outputs[o].name,
+					    json_string(port_kind_name(n->outputs[o].kind)));
 		json_object_set_new(s, "outputs", outputs);
 		json_array_append_new(stages, s);
 		for (size_t e = 0; e < n->ninputs; e++) {

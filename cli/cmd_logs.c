@@ -22,9 +22,9 @@ static void on_stop(int signal)
 
 struct view {
 	const struct cli *cli;
-	bool one_stage;  /* the name need not stand before every line */
-	uint64_t seen;   /* lines that were printed */
-	uint64_t at;     /* of this reading */
+	bool one_stage; /* the name need not stand before every line */
+	uint64_t seen;  /* lines that were printed */
+	uint64_t at;    /* of this reading */
 };
 
 static int print_line(const struct log_line *l, void *arg)
@@ -48,7 +48,8 @@ static int print_line(const struct log_line *l, void *arg)
 	} else {
 		bool loud = !strcmp(l->stream, "error") || !strcmp(l->stream, "warning");
 		text_time(l->wall_ms, time);
-		strbuf_addf(&b, "%s%s%s ", paint(PAINT_DIM, v->cli->color), time + 11, paint(PAINT_NONE, v->cli->color));
+		strbuf_addf(&b, "%s%s%s ", paint(PAINT_DIM, v->cli->color), time + 11,
+			    paint(PAINT_NONE, v->cli->color));
 		if (!v->one_stage)
 			strbuf_addf(&b, "%s: ", l->stage);
 		if (loud)
@@ -111,7 +112,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	const char *stage = argc > 1 ? argv[1] : NULL;
 	struct view v = {.cli = cli, .one_stage = stage};
 	if (run_load(s, id, NULL, &a, &r, &err) || (stage && !history_stage(&r, stage, &err)) ||
-	    (tail ? follow(s, &r, stage, &v, &err) : run_logs(s, r.id, stage, print_line, &v, &err) && err.class))
+	    (tail ? follow(s, &r, stage, &v, &err)
+		  : run_logs(s, r.id, stage, print_line, &v, &err) && err.class))
 		code = cli_fail(cli, &err);
 	arena_free(&a);
 	store_close(s);

@@ -136,7 +136,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	else if (p.n)
 		print_text(cli, &p);
 	else if (!cli->quiet)
-		printf("run %" PRId64 " recorded no metrics%s%s\n", r.id, stage ? " for " : "", stage ? stage : "");
+		printf("run %" PRId64 " recorded no metrics%s%s\n", r.id, stage ? " for " : "",
+		       stage ? stage : "");
 	free(p.items);
 	arena_free(&p.arena);
 	arena_free(&a);

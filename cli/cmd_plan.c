@@ -62,8 +62,10 @@ static void print_json(struct store *s, const struct plan *p)
 
 static void print_text(const struct cli *cli, struct store *s, const struct plan *p)
 {
-	static const enum paint colors[] = {[PLAN_CACHED] = PAINT_DIM, [PLAN_RUN] = PAINT_GREEN,
-					    [PLAN_UNKNOWN] = PAINT_YELLOW, [PLAN_SKIP] = PAINT_DIM};
+	static const enum paint colors[] = {[PLAN_CACHED] = PAINT_DIM,
+					    [PLAN_RUN] = PAINT_GREEN,
+					    [PLAN_UNKNOWN] = PAINT_YELLOW,
+					    [PLAN_SKIP] = PAINT_DIM};
 	struct table t = {.columns = 3};
 	size_t count[4] = {0};
 	double usual = 0;
@@ -78,8 +80,8 @@ static void print_text(const struct cli *cli, struct store *s, const struct plan
 		count[st->state]++;
 		if (st->state == PLAN_RUN || st->state == PLAN_UNKNOWN)
 			usual += run_last_seconds(s, p->graph->name, name);
-		strbuf_addf(&state, "%s%s%s", paint(colors[st->state], cli->color), plan_state_name(st->state),
-			    paint(PAINT_NONE, cli->color));
+		strbuf_addf(&state, "%s%s%s", paint(colors[st->state], cli->color),
+			    plan_state_name(st->state), paint(PAINT_NONE, cli->color));
 		text_clean(&why, st->reason ? st->reason : "");
 		if (st->ignored)
 			strbuf_addf(&why, "%signored: %s", why.len ? "; " : "", st->ignored);
@@ -125,7 +127,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	struct plan_options o = {0};
 	struct text_list sets = {0};
 	const struct option options[] = {
-		{"set", 0, OPTION_LIST, &sets, "NAME=VALUE", "a parameter, or a stage's attribute (train.epochs=2)"},
+		{"set", 0, OPTION_LIST, &sets, "NAME=VALUE",
+		 "a parameter, or a stage's attribute (train.epochs=2)"},
 		{"from", 0, OPTION_TEXT, &o.from, "STAGE", "start here, with what is above as it was"},
 		{"until", 0, OPTION_TEXT, &o.until, "STAGE", "end here"},
 		{"only", 0, OPTION_TEXT, &o.only, "STAGE", "this stage alone"},
@@ -156,7 +159,8 @@ const struct command cmd_plan = {
 	.name = "plan",
 	.args = "PIPELINE",
 	.summary = "what would run, and why",
-	.more = "Every stage is cached (its result is there), to run (with the reason), unknown (its inputs depend on what a stage\n"
+	.more = "Every stage is cached (its result is there), to run (with the reason), unknown (its inputs "
+		"depend on what a stage\n"
 		"above will produce) or skipped (outside --from, --until, --only).",
 	.run = run,
 };

@@ -56,7 +56,9 @@ static void print_table(const struct cli *cli, const struct graph *g, const stru
 	for (size_t k = 0; k < g->nstages; k++) {
 		size_t i = g->order[k];
 		const struct progress_stage *s = p->stages + i;
-		const char *after = s->status == STAGE_DONE ? s->facts : s->status == STAGE_CACHED ? NULL : s->message;
+		const char *after = s->status == STAGE_DONE     ? s->facts
+				    : s->status == STAGE_CACHED ? NULL
+								: s->message;
 		struct strbuf text = STRBUF_INIT;
 		char took[24] = "";
 
@@ -171,8 +173,14 @@ static int execute(struct cli *cli, struct store *s, const struct graph *g, stru
 {
 	struct error err = ERROR_INIT;
 	struct running r = {.store = s, .graph = g};
-	struct progress_options po = {.style = style_of(cli), .graph = g, .out = stdout, .color = cli->color,
-				      .verbose = cli->verbose, .usual = usual_seconds, .arg = &r, .stop = &stop};
+	struct progress_options po = {.style = style_of(cli),
+				      .graph = g,
+				      .out = stdout,
+				      .color = cli->color,
+				      .verbose = cli->verbose,
+				      .usual = usual_seconds,
+				      .arg = &r,
+				      .stop = &stop};
 
 	catch_signals(po.style == PROGRESS_QUIET);
 	progress_init(&r.progress, &po);
@@ -203,7 +211,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	int64_t jobs = 0;
 	bool dry = false;
 	const struct option options[] = {
-		{"set", 0, OPTION_LIST, &sets, "NAME=VALUE", "a parameter, or a stage's attribute (train.epochs=2)"},
+		{"set", 0, OPTION_LIST, &sets, "NAME=VALUE",
+		 "a parameter, or a stage's attribute (train.epochs=2)"},
 		{"from", 0, OPTION_TEXT, &o.plan.from, "STAGE", "start here, with what is above as it was"},
 		{"until", 0, OPTION_TEXT, &o.plan.until, "STAGE", "end here"},
 		{"only", 0, OPTION_TEXT, &o.plan.only, "STAGE", "this stage alone"},
@@ -248,9 +257,12 @@ const struct command cmd_run = {
 	.name = "run",
 	.args = "PIPELINE",
 	.summary = "run a pipeline; what is cached stays",
-	.more = "PIPELINE is a .graph file, or a name that is looked up in ./pipelines, $ANNEAL_PIPELINES and the installed pipelines.\n"
-		"A run that failed or was interrupted goes on where it stopped when the same command is given again.\n"
-		"On a terminal progress is drawn live; elsewhere there are plain lines; with --json, and as a Cloud Run job, one JSON\n"
+	.more = "PIPELINE is a .graph file, or a name that is looked up in ./pipelines, $ANNEAL_PIPELINES "
+		"and the installed pipelines.\n"
+		"A run that failed or was interrupted goes on where it stopped when the same command is "
+		"given again.\n"
+		"On a terminal progress is drawn live; elsewhere there are plain lines; with --json, and as "
+		"a Cloud Run job, one JSON\n"
 		"object per line.",
 	.run = run,
 };

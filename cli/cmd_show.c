@@ -64,7 +64,8 @@ static json_t *stage_json(struct store *s, const struct run_stage *st, struct ar
 		add_outputs(j, &r);
 		struct strbuf text = STRBUF_INIT;
 		if (record && pack_to_json(r.preimage, r.preimage_len, &text) == 0)
-			json_object_set_new(j, "key_record", json_loadb(text.data, text.len, JSON_DECODE_ANY, NULL));
+			json_object_set_new(j, "key_record",
+					    json_loadb(text.data, text.len, JSON_DECODE_ANY, NULL));
 		strbuf_free(&text);
 	}
 	return j;
@@ -114,11 +115,12 @@ static void line(struct table *t, const char *name, const char *value)
 
 static void print_run(const struct cli *cli, struct store *s, const struct run_info *r, struct arena *a)
 {
-	struct table head = {.columns = 2}, params = {.columns = 3}, stages = {.columns = 4, .right = 1u << 2};
+	struct table head = {.columns = 2}, params = {.columns = 3},
+		     stages = {.columns = 4, .right = 1u << 2};
 	char text[32];
 
-	printf("%srun %" PRId64 "%s of %s: %s\n", paint(PAINT_BOLD, cli->color), r->id, paint(PAINT_NONE, cli->color),
-	       r->pipeline, run_status_name(r->status));
+	printf("%srun %" PRId64 "%s of %s: %s\n", paint(PAINT_BOLD, cli->color), r->id,
+	       paint(PAINT_NONE, cli->color), r->pipeline, run_status_name(r->status));
 	line(&head, "started", text_time(r->started_ms, text));
 	if (r->finished_ms) {
 		format_duration((double)(r->finished_ms - r->started_ms) / 1e3, text);
@@ -183,15 +185,16 @@ static void print_outputs(const struct cli *cli, const struct result *r)
 	table_print(&t, stdout, "  ", false, cli->color);
 }
 
-static void print_stage(const struct cli *cli, struct store *s, const struct run_info *r, const struct run_stage *st,
-			struct arena *a)
+static void print_stage(const struct cli *cli, struct store *s, const struct run_info *r,
+			const struct run_stage *st, struct arena *a)
 {
 	struct table head = {.columns = 2}, facts = {.columns = 2};
 	struct result result;
 	char text[DIGEST_TEXT_SIZE];
 
 	printf("%s%s%s (%s) in run %" PRId64 " of %s: %s\n", paint(PAINT_BOLD, cli->color), st->name,
-	       paint(PAINT_NONE, cli->color), st->kind ? st->kind : "?", r->id, r->pipeline, stage_status_name(st->status));
+	       paint(PAINT_NONE, cli->color), st->kind ? st->kind : "?", r->id, r->pipeline,
+	       stage_status_name(st->status));
 	if (st->reason)
 		line(&head, "reason", st->reason);
 	if (st->error)

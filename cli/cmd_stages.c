@@ -199,7 +199,8 @@ static void print_markdown(const struct kind_schema *only)
 	struct strbuf b = STRBUF_INIT;
 
 	if (!only)
-		strbuf_adds(&b, "# Stage kinds\n\nMade by `anneal stages --markdown` from the tables that check graphs.\n"
+		strbuf_adds(&b, "# Stage kinds\n\nMade by `anneal stages --markdown` from the tables that "
+				"check graphs.\n"
 				"\n## Every stage\n\n| attribute | type | default | |\n|---|---|---|---|\n");
 	if (!only)
 		attrs_markdown(common_attrs, false, &b);
@@ -241,8 +242,8 @@ static void kind_text(const struct cli *cli, const struct kind_schema *k)
 {
 	struct table t = {.columns = 3};
 
-	printf("%s%s%s (version %d): %s\n\n", paint(PAINT_BOLD, cli->color), k->name, paint(PAINT_NONE, cli->color),
-	       k->version, k->doc);
+	printf("%s%s%s (version %d): %s\n\n", paint(PAINT_BOLD, cli->color), k->name,
+	       paint(PAINT_NONE, cli->color), k->version, k->doc);
 	attrs_text(cli, k->attrs);
 	if (k->outputs->name)
 		printf("\noutputs\n");
@@ -274,8 +275,8 @@ static const struct kind_schema *find(const char *name, struct error *err)
 		strbuf_addf(&all, "%s%s", all.len ? ", " : "", (*k)->name);
 	}
 	const char *near = nearest_name(name, names, n);
-	error_set(err, ERR_USAGE, "there is no stage kind \"%s\"%s%s%s", name, near ? "; did you mean \"" : "",
-		  near ? near : "", near ? "\"?" : "");
+	error_set(err, ERR_USAGE, "there is no stage kind \"%s\"%s%s%s", name,
+		  near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 	error_hint(err, "there are: %s", all.data ? all.data : "none");
 	strbuf_free(&all);
 	return NULL;

@@ -19,8 +19,8 @@ struct question {
 	struct plan *plan;
 	size_t stage;
 	struct arena arena;
-	int64_t run;        /* that is compared with; 0: there is none */
-	struct digest key;  /* of the stage in that run */
+	int64_t run;       /* that is compared with; 0: there is none */
+	struct digest key; /* of the stage in that run */
 };
 
 /* Which run to compare with: the one that was asked for, else the newest in which the stage has a key and its record is
@@ -34,7 +34,8 @@ static int find_record(struct question *q, const char *run, struct result *recor
 	if (run) {
 		struct run_info info;
 		int64_t id;
-		if (run_number(run, &id, err) || run_load(q->store, id, id ? NULL : q->graph->name, &q->arena, &info, err))
+		if (run_number(run, &id, err) ||
+		    run_load(q->store, id, id ? NULL : q->graph->name, &q->arena, &info, err))
 			return -1;
 		q->run = info.id;
 		for (size_t i = 0; i < info.nstages; i++)
@@ -43,13 +44,16 @@ static int find_record(struct question *q, const char *run, struct result *recor
 				found = 1;
 			}
 		if (!found)
-			return error_set(err, ERR_USAGE, "run %" PRId64 " has no key for a stage \"%s\"", info.id, name);
+			return error_set(err, ERR_USAGE, "run %" PRId64 " has no key for a stage \"%s\"",
+					 info.id, name);
 		if (result_find(q->store, &q->key, &q->arena, true, record, &state, err))
 			return -1;
 		if (state == RESULT_NONE)
-			return error_set(err, ERR_USAGE,
-					 "in run %" PRId64 " the stage \"%s\" ended without a result: there is nothing to compare with",
-					 info.id, name);
+			return error_set(
+				err, ERR_USAGE,
+				"in run %" PRId64
+				" the stage \"%s\" ended without a result: there is nothing to compare with",
+				info.id, name);
 		return 1;
 	}
 	/* The newest key may be that of a run that failed, which left no record; then the last good one serves. */
@@ -146,7 +150,8 @@ static void print_json(struct question *q, const struct key_diff *diffs, size_t 
 		json_t *d = json_object();
 		json_object_set_new(d, "what", json_string(diffs[i].what));
 		json_object_set_new(d, "name", diffs[i].name ? json_string(diffs[i].name) : json_null());
-		json_object_set_new(d, "before", diffs[i].before ? json_string(diffs[i].before) : json_null());
+		json_object_set_new(d, "before",
+				    diffs[i].before ? json_string(diffs[i].before) : json_null());
 		json_object_set_new(d, "after", diffs[i].after ? json_string(diffs[i].after) : json_null());
 		json_object_set_new(d, "where", where ? json_string(where) : json_null());
 		json_array_append_new(list, d);
@@ -173,15 +178,18 @@ static int answer(struct question *q, const char *run, struct error *err)
 		verdict = arena_printf(&q->arena, "not known before the stages above have run (%s)",
 				       st->reason ? st->reason : "its inputs may change");
 	} else {
-		n = key_compare(record.preimage, record.preimage_len, st->preimage, st->preimage_len, &q->arena, &diffs);
+		n = key_compare(record.preimage, record.preimage_len, st->preimage, st->preimage_len,
+				&q->arena, &diffs);
 		if (n)
 			verdict = arena_printf(&q->arena, "differs from run %" PRId64 ":", q->run);
 		else if (st->state == PLAN_RUN)
-			verdict = arena_printf(&q->arena, "the same as in run %" PRId64 ", but it has to run: %s", q->run,
-					       st->reason ? st->reason : "its result is gone");
+			verdict = arena_printf(&q->arena,
+					       "the same as in run %" PRId64 ", but it has to run: %s",
+					       q->run, st->reason ? st->reason : "its result is gone");
 		else
-			verdict = arena_printf(&q->arena, "nothing has changed since run %" PRId64 "; its result is used",
-					       q->run);
+			verdict = arena_printf(
+				&q->arena, "nothing has changed since run %" PRId64 "; its result is used",
+				q->run);
 	}
 	if (q->cli->json)
 		print_json(q, diffs, n, verdict);
@@ -200,8 +208,8 @@ static int unknown_stage(const struct graph *g, const char *name, struct error *
 		strbuf_addf(&all, "%s%s", i ? ", " : "", names[i]);
 	}
 	const char *near = nearest_name(name, names, g->nstages);
-	error_set(err, ERR_USAGE, "%s has no stage \"%s\"%s%s%s", g->name, name, near ? "; did you mean \"" : "",
-		  near ? near : "", near ? "\"?" : "");
+	error_set(err, ERR_USAGE, "%s has no stage \"%s\"%s%s%s", g->name, name,
+		  near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 	error_hint(err, "there are: %s", all.data ? all.data : "none");
 	free(names);
 	strbuf_free(&all);
@@ -251,7 +259,9 @@ const struct command cmd_why = {
 	.name = "why",
 	.args = "PIPELINE STAGE [RUN]",
 	.summary = "what changed in a stage since it last ran",
-	.more = "Compares what the stage's result depends on now with what it depended on in RUN (the newest run that has it):\n"
-		"attributes, inputs, files, pins. Each difference is named, with the place of its present value.",
+	.more = "Compares what the stage's result depends on now with what it depended on in RUN (the newest "
+		"run that has it):\n"
+		"attributes, inputs, files, pins. Each difference is named, with the place of its present "
+		"value.",
 	.run = run,
 };

@@ -35,7 +35,8 @@ bool history_result(struct store *s, const struct run_stage *st, struct arena *a
 {
 	enum result_state state = RESULT_NONE;
 
-	return st->has_key && result_find(s, &st->key, a, true, out, &state, NULL) == 0 && state != RESULT_NONE;
+	return st->has_key && result_find(s, &st->key, a, true, out, &state, NULL) == 0 &&
+	       state != RESULT_NONE;
 }
 
 static int no_output(const struct result *r, const char *stage, const char *port, struct error *err)
@@ -54,8 +55,8 @@ static int no_output(const struct result *r, const char *stage, const char *port
 	return -1;
 }
 
-int history_output(struct store *s, const struct run_info *r, const char *text, struct arena *a, struct result *result,
-		   size_t *output, struct error *err)
+int history_output(struct store *s, const struct run_info *r, const char *text, struct arena *a,
+		   struct result *result, size_t *output, struct error *err)
 {
 	const char *dot = strrchr(text, '.');
 	char *stage = xstrndup(text, dot ? (size_t)(dot - text) : strlen(text));
@@ -65,8 +66,9 @@ int history_output(struct store *s, const struct run_info *r, const char *text, 
 	if (!st)
 		goto out;
 	if (!history_result(s, st, a, result)) {
-		error_set(err, ERR_USAGE, "in run %" PRId64 " the stage \"%s\" made nothing: it is %s%s%s", r->id, stage,
-			  stage_status_name(st->status), st->error ? ": " : "", st->error ? st->error : "");
+		error_set(err, ERR_USAGE, "in run %" PRId64 " the stage \"%s\" made nothing: it is %s%s%s",
+			  r->id, stage, stage_status_name(st->status), st->error ? ": " : "",
+			  st->error ? st->error : "");
 		goto out;
 	}
 	if (!dot && result->noutputs != 1) {

@@ -11,8 +11,8 @@ const struct run_stage *history_stage(const struct run_info *r, const char *name
 bool history_result(struct store *s, const struct run_stage *st, struct arena *a, struct result *out);
 /* "STAGE" or "STAGE.PORT" of run r: its result and output. A stage with several outputs needs the port. ERR_USAGE when there is no
  * such stage or port, or the stage has no result. */
-int history_output(struct store *s, const struct run_info *r, const char *text, struct arena *a, struct result *result,
-		   size_t *output, struct error *err);
+int history_output(struct store *s, const struct run_info *r, const char *text, struct arena *a,
+		   struct result *result, size_t *output, struct error *err);
 /* The digest of the input called name in a result's record; false when it has none. */
 bool history_input(const struct result *r, const char *name, struct digest *out);
 

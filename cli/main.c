@@ -27,7 +27,8 @@ static void overview(const struct cli *cli)
 		strbuf_free(&b);
 	}
 	table_print(&t, stdout, "  ", false, cli->color);
-	printf("\nanneal help COMMAND tells more. Exit codes: 0 done, 2 usage or graph error, 3 a stage failed,\n"
+	printf("\nanneal help COMMAND tells more. Exit codes: 0 done, 2 usage or graph error, 3 a stage "
+	       "failed,\n"
 	       "4 infrastructure (network, quota, disk), 5 interrupted, resumable.\n");
 }
 
@@ -50,10 +51,10 @@ static int no_command(const struct cli *cli, const char *name)
 	names[n++] = "help";
 	const char *near = nearest_name(name, names, n);
 	if (name[0] == '-')
-		error_set(&err, ERR_USAGE, "options come behind the command: anneal COMMAND %s", name);
+		error_set(&err, ERR_USAGE, "there is no command, only %s", name);
 	else
-		error_set(&err, ERR_USAGE, "there is no command \"%s\"%s%s%s", name, near ? "; did you mean \"" : "",
-			  near ? near : "", near ? "\"?" : "");
+		error_set(&err, ERR_USAGE, "there is no command \"%s\"%s%s%s", name,
+			  near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 	error_hint(&err, "anneal help lists the commands");
 	return cli_fail(cli, &err);
 }
@@ -85,6 +86,23 @@ static char *joined(int argc, char **argv)
 	return strbuf_steal(&b);
 }
 
+/* Options of every command may stand before it: `anneal --state DIR runs`. Moves the command to argv[1], and them behind it;
+ * 0 when there is none. */
+static int command_to_front(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--state")) {
+			i++; /* its value */
+		} else if (argv[i][0] != '-') {
+			char *name = argv[i];
+			memmove(argv + 2, argv + 1, (size_t)(i - 1) * sizeof *argv);
+			argv[1] = name;
+			return 1;
+		}
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *state = getenv("ANNEAL_STATE");
@@ -107,11 +125,10 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
 		code = help(&cli, argc - 2, argv + 2);
 	} else {
-		const struct command *c = command_find(argv[1]);
-		if (!c)
-			return no_command(&cli, argv[1]);
 		cli.command_line = joined(argc, argv);
-		code = c->run(&cli, argc - 2, argv + 2);
+		int at = command_to_front(argc, argv);
+		const struct command *c = at ? command_find(argv[1]) : NULL;
+		code = c ? c->run(&cli, argc - 2, argv + 2) : no_command(&cli, argv[1]);
 		free(cli.command_line);
 	}
 	/* What was printed has to be there: a full disk behind a redirection is a failure. */

@@ -6,7 +6,8 @@
 #include "base/file.h"
 
 /* Borrows the model output of RUN:STAGE[.PORT]. */
-static int from_run(const struct cli *cli, const char *run, const char *stage, struct model_arg *out, struct error *err)
+static int from_run(const struct cli *cli, const char *run, const char *stage, struct model_arg *out,
+		    struct error *err)
 {
 	struct arena a = ARENA_INIT;
 	struct result result;
@@ -48,7 +49,8 @@ int model_arg_open(const struct cli *cli, const char *text, struct model_arg *ou
 	}
 	if (!colon || strchr(text, '/')) {
 		error_set(err, ERR_USAGE, "%s: there is no such directory", text);
-		return error_hint(err, "a model is a directory, or RUN:STAGE for what a stage of a past run made (last:merge)");
+		return error_hint(err, "a model is a directory, or RUN:STAGE for what a stage of a past run "
+				       "made (last:merge)");
 	}
 	char *run = xstrndup(text, (size_t)(colon - text));
 	int code = from_run(cli, run, colon + 1, out, err);

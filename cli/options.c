@@ -13,9 +13,11 @@
 static size_t common_options(struct cli *cli, bool *plain, bool *help, struct option *out)
 {
 	const struct option common[] = {
-		{"state", 0, OPTION_TEXT, &cli->state, "DIR", "where results and history are kept (./.anneal, $ANNEAL_STATE)"},
+		{"state", 0, OPTION_TEXT, &cli->state, "DIR",
+		 "where results and history are kept (./.anneal, $ANNEAL_STATE)"},
 		{"json", 0, OPTION_FLAG, &cli->json, NULL, "print JSON"},
-		{"quiet", 'q', OPTION_FLAG, &cli->quiet, NULL, "print nothing but errors and what was asked for"},
+		{"quiet", 'q', OPTION_FLAG, &cli->quiet, NULL,
+		 "print nothing but errors and what was asked for"},
 		{"verbose", 'v', OPTION_FLAG, &cli->verbose, NULL, "print what stages log, too"},
 		{"no-color", 0, OPTION_FLAG, plain, NULL, "no colours (also $NO_COLOR)"},
 		{"help", 'h', OPTION_FLAG, help, NULL, "print this"},
@@ -80,15 +82,16 @@ static int set_value(const struct option *o, const char *value, struct error *er
 	return 0;
 }
 
-static int unknown(const char *given, const struct command *c, const struct option *all, size_t n, struct error *err)
+static int unknown(const char *given, const struct command *c, const struct option *all, size_t n,
+		   struct error *err)
 {
 	const char *names[OPTIONS_MOST];
 
 	for (size_t i = 0; i < n; i++)
 		names[i] = all[i].name;
 	const char *near = nearest_name(given, names, n);
-	error_set(err, ERR_USAGE, "%s has no option --%s%s%s%s", c->name, given, near ? "; did you mean --" : "",
-		  near ? near : "", near ? "?" : "");
+	error_set(err, ERR_USAGE, "%s has no option --%s%s%s%s", c->name, given,
+		  near ? "; did you mean --" : "", near ? near : "", near ? "?" : "");
 	return error_hint(err, "anneal help %s", c->name);
 }
 
@@ -127,14 +130,15 @@ static int take(const struct command *c, const struct option *all, size_t n, int
 	}
 	if (o->type != OPTION_FLAG && !value) {
 		if (*i + 1 >= argc)
-			return error_set(err, ERR_USAGE, "--%s needs a value: --%s %s", o->name, o->name, o->arg);
+			return error_set(err, ERR_USAGE, "--%s needs a value: --%s %s", o->name, o->name,
+					 o->arg);
 		value = argv[++*i];
 	}
 	return set_value(o, value, err);
 }
 
-int options_parse(struct cli *cli, const struct command *c, const struct option *own, int *argc, char **argv, int least,
-		  int most)
+int options_parse(struct cli *cli, const struct command *c, const struct option *own, int *argc, char **argv,
+		  int least, int most)
 {
 	struct option all[OPTIONS_MOST];
 	struct error err = ERROR_INIT;
@@ -161,10 +165,11 @@ int options_parse(struct cli *cli, const struct command *c, const struct option 
 	}
 	if (kept < least || kept > most) {
 		if (kept < least)
-			error_set(&err, ERR_USAGE, "%s needs more arguments: anneal %s %s", c->name, c->name, c->args);
+			error_set(&err, ERR_USAGE, "%s needs more arguments: anneal %s %s", c->name, c->name,
+				  c->args);
 		else
-			error_set(&err, ERR_USAGE, "%s: \"%s\" is one argument too many: anneal %s %s", c->name,
-				  argv[most], c->name, c->args);
+			error_set(&err, ERR_USAGE, "%s: \"%s\" is one argument too many: anneal %s %s",
+				  c->name, argv[most], c->name, c->args);
 		error_hint(&err, "anneal help %s", c->name);
 		return cli_fail(cli, &err);
 	}

@@ -89,7 +89,8 @@ static void not_found(const char *name, const struct text_list *folders, struct 
 	if (names.n)
 		error_hint(err, "there are: %s; or give a path to a .graph file", all.data);
 	else
-		error_hint(err, "give a path to a .graph file, or put it into ./pipelines or a folder of $ANNEAL_PIPELINES");
+		error_hint(err, "give a path to a .graph file, or put it into ./pipelines or a folder of "
+				"$ANNEAL_PIPELINES");
 	for (size_t i = 0; i < names.n; i++)
 		free((char *)names.items[i]);
 	free(names.items);
@@ -117,7 +118,9 @@ int set_split(const char *text, char **name, const char **value, struct error *e
 
 	if (!eq || eq == text) {
 		error_set(err, ERR_USAGE, "--set %s: it takes name=value", text);
-		return error_hint(err, "name is a parameter (lr=1e-4) or a stage's attribute (train.learning_rate=1e-4)");
+		return error_hint(
+			err,
+			"name is a parameter (lr=1e-4) or a stage's attribute (train.learning_rate=1e-4)");
 	}
 	*name = xstrndup(text, (size_t)(eq - text));
 	*value = eq + 1;

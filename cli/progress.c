@@ -104,8 +104,8 @@ void progress_event(const struct event *e, void *arg)
 {
 	struct progress *p = arg;
 
-	if (e->stage >= p->o.graph->nstages && e->type != EVENT_RUN_STARTED && e->type != EVENT_RUN_FINISHED &&
-	    e->type != EVENT_TICK)
+	if (e->stage >= p->o.graph->nstages && e->type != EVENT_RUN_STARTED &&
+	    e->type != EVENT_RUN_FINISHED && e->type != EVENT_TICK)
 		return;
 	learn(p, e, p->o.clock());
 	switch (p->o.style) {

@@ -10,7 +10,7 @@
 #include "runtime/run.h"
 
 enum progress_style {
-	PROGRESS_TTY,   /* one line per running stage, drawn anew at most ten times a second; ended stages stay above */
+	PROGRESS_TTY, /* one line per running stage, drawn anew at most ten times a second; ended stages stay above */
 	PROGRESS_PLAIN, /* a line when a stage starts and ends, one at most every ten seconds in between */
 	PROGRESS_JSON,  /* docs/cli.md lists the objects */
 	PROGRESS_QUIET, /* nothing */
@@ -21,12 +21,12 @@ struct progress_options {
 	const struct graph *graph;
 	FILE *out;
 	bool color, verbose;
-	int width;                 /* columns; 0: as the terminal says at each drawing */
+	int width; /* columns; 0: as the terminal says at each drawing */
 	/* Seconds that a stage took last time, 0: never ran. Asked when it starts; may be NULL. */
 	double (*usual)(const char *stage, void *arg);
 	void *arg;
-	double (*clock)(void);     /* NULL: clock_mono */
-	const volatile int *stop;  /* nonzero: the user asked to stop; may be NULL */
+	double (*clock)(void);    /* NULL: clock_mono */
+	const volatile int *stop; /* nonzero: the user asked to stop; may be NULL */
 };
 
 /* What is known of a stage. */
@@ -34,19 +34,19 @@ struct progress_stage {
 	enum stage_status status; /* STAGE_PENDING until it begins */
 	bool waiting;             /* another process makes its result */
 	int attempt;
-	double began;             /* clock when the attempt started */
-	double usual;             /* seconds it took last time, 0: unknown */
-	double seconds;           /* once it ended */
-	uint64_t done, total;     /* of the attempt; total 0: unknown */
-	uint64_t done_first;      /* done when the attempt first told, and the clock then: for the rate */
+	double began;         /* clock when the attempt started */
+	double usual;         /* seconds it took last time, 0: unknown */
+	double seconds;       /* once it ended */
+	uint64_t done, total; /* of the attempt; total 0: unknown */
+	uint64_t done_first;  /* done when the attempt first told, and the clock then: for the rate */
 	double at_first;
-	double at;                /* clock of the last report */
-	double eta;               /* seconds, negative: unknown */
+	double at;  /* clock of the last report */
+	double eta; /* seconds, negative: unknown */
 	char unit[16];
-	char metric[48];          /* the last one: "loss 0.431" */
-	char *facts;              /* of its result, in one line */
-	char *message;            /* why it was cached, failed or skipped */
-	double told;              /* clock of the last line about it (plain, JSON) */
+	char metric[48]; /* the last one: "loss 0.431" */
+	char *facts;     /* of its result, in one line */
+	char *message;   /* why it was cached, failed or skipped */
+	double told;     /* clock of the last line about it (plain, JSON) */
 };
 
 struct progress {
@@ -58,9 +58,9 @@ struct progress {
 	double seconds;
 	bool stop_told;
 	/* the terminal's */
-	size_t lines;                  /* that are drawn below the settled ones */
-	double drawn;                  /* clock of the last drawing */
-	struct strbuf cached;          /* names of cached stages that are not settled yet */
+	size_t lines;         /* that are drawn below the settled ones */
+	double drawn;         /* clock of the last drawing */
+	struct strbuf cached; /* names of cached stages that are not settled yet */
 	size_t ncached;
 };
 

@@ -10,10 +10,10 @@
 #define LINE_SECONDS 10
 
 static const char *const event_names[] = {
-	[EVENT_RUN_STARTED] = "run_started",       [EVENT_STAGE_WAITING] = "stage_waiting",
-	[EVENT_STAGE_STARTED] = "stage_started",   [EVENT_STAGE_PROGRESS] = "stage_progress",
-	[EVENT_STAGE_LOG] = "stage_log",           [EVENT_STAGE_METRIC] = "stage_metric",
-	[EVENT_STAGE_RETRY] = "stage_retry",       [EVENT_STAGE_FINISHED] = "stage_finished",
+	[EVENT_RUN_STARTED] = "run_started",     [EVENT_STAGE_WAITING] = "stage_waiting",
+	[EVENT_STAGE_STARTED] = "stage_started", [EVENT_STAGE_PROGRESS] = "stage_progress",
+	[EVENT_STAGE_LOG] = "stage_log",         [EVENT_STAGE_METRIC] = "stage_metric",
+	[EVENT_STAGE_RETRY] = "stage_retry",     [EVENT_STAGE_FINISHED] = "stage_finished",
 	[EVENT_RUN_FINISHED] = "run_finished",
 };
 
@@ -51,9 +51,13 @@ static const char *severity(const struct event *e)
 		return e->level == LOG_ERROR ? "ERROR" : e->level == LOG_WARNING ? "WARNING" : "INFO";
 	case EVENT_STAGE_RETRY: return "WARNING";
 	case EVENT_STAGE_FINISHED:
-		return e->status == STAGE_FAILED ? "ERROR" : e->status == STAGE_INTERRUPTED ? "WARNING" : "INFO";
+		return e->status == STAGE_FAILED        ? "ERROR"
+		       : e->status == STAGE_INTERRUPTED ? "WARNING"
+							: "INFO";
 	case EVENT_RUN_FINISHED:
-		return e->run_status == RUN_DONE ? "NOTICE" : e->run_status == RUN_INTERRUPTED ? "WARNING" : "ERROR";
+		return e->run_status == RUN_DONE          ? "NOTICE"
+		       : e->run_status == RUN_INTERRUPTED ? "WARNING"
+							  : "ERROR";
 	case EVENT_STAGE_PROGRESS:
 	case EVENT_STAGE_METRIC: return "DEBUG";
 	default: return "INFO";
@@ -69,18 +73,19 @@ static void message(const struct progress *p, const struct event *e, struct strb
 
 	format_duration(e->seconds, took);
 	switch (e->type) {
-	case EVENT_RUN_STARTED: strbuf_addf(b, "run %" PRId64 " of %s started", e->run, p->o.graph->name); break;
-	case EVENT_STAGE_WAITING: strbuf_addf(b, "%s: waiting: %s", e->name, text); break;
-	case EVENT_STAGE_STARTED:
-		strbuf_addf(b, "%s: started%s%s", e->name, *text ? ": " : "", text);
+	case EVENT_RUN_STARTED:
+		strbuf_addf(b, "run %" PRId64 " of %s started", e->run, p->o.graph->name);
 		break;
+	case EVENT_STAGE_WAITING: strbuf_addf(b, "%s: waiting: %s", e->name, text); break;
+	case EVENT_STAGE_STARTED: strbuf_addf(b, "%s: started%s%s", e->name, *text ? ": " : "", text); break;
 	case EVENT_STAGE_PROGRESS:
 		strbuf_addf(b, "%s: ", e->name);
 		progress_amount(p, s, b);
 		break;
 	case EVENT_STAGE_LOG: strbuf_addf(b, "%s: %s", e->name, text); break;
 	case EVENT_STAGE_METRIC:
-		strbuf_addf(b, "%s: step %" PRId64 ": %s %s", e->name, e->step, text, text_number(e->value, number));
+		strbuf_addf(b, "%s: step %" PRId64 ": %s %s", e->name, e->step, text,
+			    text_number(e->value, number));
 		break;
 	case EVENT_STAGE_RETRY:
 		strbuf_addf(b, "%s: attempt %d failed, next in %s: %s", e->name, e->attempt, took, text);
@@ -118,7 +123,8 @@ static void add_result(const struct result *r, struct strbuf *b)
 		digest_text(&r->outputs[i].artifact.digest, digest);
 		strbuf_adds(b, i ? "," : "");
 		strbuf_add_json(b, r->outputs[i].name, strlen(r->outputs[i].name));
-		strbuf_addf(b, ":{\"digest\":\"%s\",\"bytes\":%" PRIu64 "}", digest, r->outputs[i].artifact.size);
+		strbuf_addf(b, ":{\"digest\":\"%s\",\"bytes\":%" PRIu64 "}", digest,
+			    r->outputs[i].artifact.size);
 	}
 	strbuf_addc(b, '}');
 }

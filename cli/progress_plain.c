@@ -35,8 +35,9 @@ static void running(struct progress *p, size_t stage, const char *name, struct s
 	s->told = now;
 	strbuf_addf(b, "%s: ", name);
 	if (s->total)
-		strbuf_addf(b, "%d %%, ",
-			    (int)(100.0 * (double)(s->done < s->total ? s->done : s->total) / (double)s->total));
+		strbuf_addf(
+			b, "%d %%, ",
+			(int)(100.0 * (double)(s->done < s->total ? s->done : s->total) / (double)s->total));
 	progress_amount(p, s, b);
 	if (s->metric[0])
 		strbuf_addf(b, ", %s", s->metric);

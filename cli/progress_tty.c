@@ -125,8 +125,9 @@ static void settle_cached(struct progress *p, struct strbuf *b)
 	if (!p->ncached)
 		return;
 	struct strbuf line = STRBUF_INIT;
-	strbuf_addf(&line, "%s=%s %s  %scached%s", paint(PAINT_DIM, p->o.color), paint(PAINT_NONE, p->o.color),
-		    p->cached.data, paint(PAINT_DIM, p->o.color), paint(PAINT_NONE, p->o.color));
+	strbuf_addf(&line, "%s=%s %s  %scached%s", paint(PAINT_DIM, p->o.color),
+		    paint(PAINT_NONE, p->o.color), p->cached.data, paint(PAINT_DIM, p->o.color),
+		    paint(PAINT_NONE, p->o.color));
 	text_fit(b, line.data, columns(p) - 1);
 	strbuf_addc(b, '\n');
 	strbuf_free(&line);
@@ -179,7 +180,9 @@ static void settle(struct progress *p, size_t stage, struct strbuf *b)
 
 static void settle_log(struct progress *p, const struct event *e, struct strbuf *b)
 {
-	enum paint color = e->level == LOG_ERROR ? PAINT_RED : e->level == LOG_WARNING ? PAINT_YELLOW : PAINT_DIM;
+	enum paint color = e->level == LOG_ERROR     ? PAINT_RED
+			   : e->level == LOG_WARNING ? PAINT_YELLOW
+						     : PAINT_DIM;
 	struct strbuf line = STRBUF_INIT;
 
 	settle_cached(p, b);
@@ -214,7 +217,8 @@ void progress_tty(struct progress *p, const struct event *e)
 		break;
 	case EVENT_STAGE_RETRY:
 		format_duration(e->seconds, text);
-		strbuf_addf(&settled, "%s%s:%s attempt %d failed, next in %s: ", paint(PAINT_YELLOW, p->o.color),
+		strbuf_addf(&settled,
+			    "%s%s:%s attempt %d failed, next in %s: ", paint(PAINT_YELLOW, p->o.color),
 			    e->name, paint(PAINT_NONE, p->o.color), e->attempt, text);
 		text_clean(&settled, e->message ? e->message : "");
 		strbuf_addc(&settled, '\n');

@@ -178,7 +178,7 @@ void text_facts(struct strbuf *out, const struct result *r)
 const char *paint(enum paint p, bool color)
 {
 	static const char *const codes[] = {
-		[PAINT_NONE] = "\033[0m",  [PAINT_BOLD] = "\033[1m",    [PAINT_DIM] = "\033[2m",
+		[PAINT_NONE] = "\033[0m",   [PAINT_BOLD] = "\033[1m", [PAINT_DIM] = "\033[2m",
 		[PAINT_GREEN] = "\033[32m", [PAINT_RED] = "\033[31m", [PAINT_YELLOW] = "\033[33m",
 		[PAINT_BLUE] = "\033[34m",
 	};
@@ -219,9 +219,14 @@ void table_print(struct table *t, FILE *out, const char *indent, bool header, bo
 			paint(PAINT_NONE, color && header && row == 0));
 		strbuf_free(&line);
 	}
+	free(widths);
+	table_drop(t);
+}
+
+void table_drop(struct table *t)
+{
 	for (size_t i = 0; i < t->n; i++)
 		free(t->cells[i]);
 	free(t->cells);
-	free(widths);
 	*t = (struct table){0};
 }

@@ -38,13 +38,15 @@ const char *paint(enum paint p, bool color);
 /* A table: columns are as wide as their widest cell, two blanks apart; the last is not padded. */
 struct table {
 	size_t columns;
-	unsigned right;  /* bit i: column i is aligned to the right */
-	char **cells;    /* row by row */
-	size_t n, cap;   /* cells */
+	unsigned right; /* bit i: column i is aligned to the right */
+	char **cells;   /* row by row */
+	size_t n, cap;  /* cells */
 };
 
 void table_add(struct table *t, const char *cell); /* copied; NULL is "" */
 /* Prints the rows, each behind indent, the first one dim when header is set; frees the cells. */
 void table_print(struct table *t, FILE *out, const char *indent, bool header, bool color);
+/* Frees the cells unprinted. */
+void table_drop(struct table *t);
 
 #endif

@@ -16,8 +16,8 @@
 
 struct job {
 	struct engine *engine;
-	struct job *next;       /* in the queue */
-	int holds;              /* the caller's and the engine's; under the engine's lock */
+	struct job *next; /* in the queue */
+	int holds;        /* the caller's and the engine's; under the engine's lock */
 	int32_t *ids;
 	size_t n;
 	struct sampling sampling;
@@ -28,7 +28,7 @@ struct job {
 	/* Under the engine's lock. */
 	pthread_cond_t changed;
 	enum job_state state;
-	struct strbuf text;     /* the answer so far */
+	struct strbuf text; /* the answer so far */
 	struct job_figures figures;
 	struct error error;
 
@@ -36,7 +36,7 @@ struct job {
 	struct token_stream *stream;
 	struct stop_filter filter;
 	struct strbuf piece, release;
-	bool stop_string;       /* one was met */
+	bool stop_string; /* one was met */
 	double submitted;
 };
 
@@ -50,7 +50,7 @@ struct engine {
 	pthread_t thread;
 	bool started;
 	pthread_mutex_t lock;
-	pthread_cond_t work;    /* the queue is not empty any more, or the engine stops */
+	pthread_cond_t work; /* the queue is not empty any more, or the engine stops */
 	struct job *first, *last;
 	int waiting;
 	atomic_bool stopping;
@@ -128,7 +128,8 @@ static enum job_state answer(struct job *j)
 		if (token_stream_add(j->stream, j->ids[i], &j->piece, &j->error))
 			return JOB_FAILED;
 	kv_cache_reset(e->cache, 0);
-	if (generate(e->transformer, e->cache, 0, j->ids, (int)j->n, &j->sampling, on_token, j, &finish, &j->error))
+	if (generate(e->transformer, e->cache, 0, j->ids, (int)j->n, &j->sampling, on_token, j, &finish,
+		     &j->error))
 		return JOB_FAILED;
 	if (j->error.class != ERR_NONE)
 		return JOB_FAILED;
@@ -274,7 +275,8 @@ const struct tokenizer *engine_tokenizer(const struct engine *e)
 	return e->tokenizer;
 }
 
-int engine_encode(const struct engine *e, const char *text, size_t n, struct token_ids *out, struct error *err)
+int engine_encode(const struct engine *e, const char *text, size_t n, struct token_ids *out,
+		  struct error *err)
 {
 	return tokenizer_encode(e->tokenizer, text, n, TOKENIZER_ADD_SPECIAL, out, err);
 }
@@ -286,9 +288,10 @@ static int request_check(const struct engine *e, const struct job_request *r, st
 	if (r->n == 0)
 		return error_set(err, ERR_USAGE, "the prompt has no tokens");
 	if (r->n >= (size_t)e->context)
-		return error_set(err, ERR_USAGE,
-				 "the prompt has %zu tokens, and the context of %d has to hold the answer too", r->n,
-				 e->context);
+		return error_set(
+			err, ERR_USAGE,
+			"the prompt has %zu tokens, and the context of %d has to hold the answer too", r->n,
+			e->context);
 	for (size_t i = 0; i < r->n; i++)
 		if (r->ids[i] < 0 || r->ids[i] >= e->model->config.vocab_size)
 			return error_set(err, ERR_USAGE, "the prompt's token %d: the vocabulary has 0 to %d",

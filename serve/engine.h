@@ -35,23 +35,24 @@ int engine_context(const struct engine *e);
 const struct tokenizer *engine_tokenizer(const struct engine *e);
 
 /* A prompt's ids as the model was trained to see them: with <bos> where the tokenizer adds it. */
-int engine_encode(const struct engine *e, const char *text, size_t n, struct token_ids *out, struct error *err);
+int engine_encode(const struct engine *e, const char *text, size_t n, struct token_ids *out,
+		  struct error *err);
 
 struct job_request {
-	const int32_t *ids;      /* (n) the prompt, copied; 1 <= n < engine_context */
+	const int32_t *ids; /* (n) the prompt, copied; 1 <= n < engine_context */
 	size_t n;
 	struct sampling sampling; /* its stop ids are copied */
-	const char *const *stop; /* (nstop) strings that end the answer, copied */
+	const char *const *stop;  /* (nstop) strings that end the answer, copied */
 	size_t nstop;
 };
 
 enum job_state {
 	JOB_WAITING,
 	JOB_RUNNING,
-	JOB_STOPPED,   /* ended by an end token or a stop string */
-	JOB_LENGTH,    /* max_tokens or the context is used up */
+	JOB_STOPPED, /* ended by an end token or a stop string */
+	JOB_LENGTH,  /* max_tokens or the context is used up */
 	JOB_CANCELLED,
-	JOB_FAILED,    /* see job_error */
+	JOB_FAILED, /* see job_error */
 };
 
 struct job;
@@ -69,9 +70,9 @@ void job_release(struct job *j);
 /* Figures of a job that ended: seconds since it was submitted. */
 struct job_figures {
 	int prompt_tokens;
-	int tokens;          /* of the answer, without the one that ended it */
-	double first_token;  /* when the first token was there; the whole time when there was none */
-	double started;      /* when its turn came */
+	int tokens;         /* of the answer, without the one that ended it */
+	double first_token; /* when the first token was there; the whole time when there was none */
+	double started;     /* when its turn came */
 	double total;
 };
 void job_figures(struct job *j, struct job_figures *out);

@@ -140,8 +140,8 @@ static bool fd_gone(int fd)
 
 static int connection_fd(void *connection)
 {
-	const union MHD_ConnectionInfo *info =
-		mhd.MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	const union MHD_ConnectionInfo *info = mhd.MHD_get_connection_info(connection,
+									   MHD_CONNECTION_INFO_CONNECTION_FD);
 
 	return info ? info->connect_fd : -1;
 }
@@ -190,8 +190,8 @@ void reply_stream(struct exchange *x, const char *content_type, const struct str
 	s->more = 1;
 	x->status = 200;
 	x->streaming = true;
-	struct MHD_Response *r =
-		mhd.MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_read, s, stream_release);
+	struct MHD_Response *r = mhd.MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_read,
+								       s, stream_release);
 	if (!r) {
 		stream_release(s);
 		return;

@@ -14,9 +14,9 @@ struct engine;
 /* What every exchange of a server shares. */
 struct service {
 	struct engine *engine;
-	const char *name;   /* what the model is called */
-	int max_tokens;     /* the most that a request may ask for */
-	long long created;  /* seconds since 1970: when the server started */
+	const char *name;          /* what the model is called */
+	int max_tokens;            /* the most that a request may ask for */
+	long long created;         /* seconds since 1970: when the server started */
 	unsigned long long serial; /* of requests, for their ids; under no lock: atomic */
 };
 
@@ -32,15 +32,16 @@ struct exchange {
 
 /* What is wrong with a request, in OpenAI's words. */
 struct api_error {
-	int status;         /* HTTP: 400, 404 … */
-	const char *type;   /* "invalid_request_error" … */
-	const char *code;   /* "model_not_found" or NULL */
-	char param[64];     /* the key that is wrong, "" for none */
+	int status;       /* HTTP: 400, 404 … */
+	const char *type; /* "invalid_request_error" … */
+	const char *code; /* "model_not_found" or NULL */
+	char param[64];   /* the key that is wrong, "" for none */
 	char message[1024];
 };
 
 /* Fills e with status 400 and type invalid_request_error; param may be NULL. Returns -1. */
-int api_error_set(struct api_error *e, const char *param, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int api_error_set(struct api_error *e, const char *param, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* From an error of a lower floor: 400 for ERR_USAGE, 429 where too many are waiting, 503 while stopping, else 500. */
 int api_error_from(struct api_error *e, const struct error *err);
 

@@ -6,16 +6,16 @@
 
 #include "base/error.h"
 
-#define MHD_FUNCTIONS(F)                                                                                             \
-	F(MHD_start_daemon)                                                                                          \
-	F(MHD_stop_daemon)                                                                                           \
-	F(MHD_create_response_from_buffer)                                                                           \
-	F(MHD_create_response_from_callback)                                                                         \
-	F(MHD_add_response_header)                                                                                   \
-	F(MHD_queue_response)                                                                                        \
-	F(MHD_destroy_response)                                                                                      \
-	F(MHD_get_connection_info)                                                                                   \
-	F(MHD_lookup_connection_value)                                                                               \
+#define MHD_FUNCTIONS(F)                                                                                     \
+	F(MHD_start_daemon)                                                                                  \
+	F(MHD_stop_daemon)                                                                                   \
+	F(MHD_create_response_from_buffer)                                                                   \
+	F(MHD_create_response_from_callback)                                                                 \
+	F(MHD_add_response_header)                                                                           \
+	F(MHD_queue_response)                                                                                \
+	F(MHD_destroy_response)                                                                              \
+	F(MHD_get_connection_info)                                                                           \
+	F(MHD_lookup_connection_value)                                                                       \
 	F(MHD_set_connection_option)
 
 /* mhd.MHD_start_daemon(…) */

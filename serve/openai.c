@@ -10,18 +10,18 @@
 /* One request, whole or streaming. */
 struct completion {
 	struct exchange *x;
-	json_t *body;            /* stop strings point into it */
+	json_t *body; /* stop strings point into it */
 	struct params params;
 	struct prompts prompts;
-	struct job **jobs;       /* (prompts.n) */
+	struct job **jobs; /* (prompts.n) */
 	bool echo, include_usage;
 	char id[40];
 	long long created;
 	/* streaming: */
-	size_t at;               /* the prompt that is being sent */
-	bool begun;              /* its echo was sent */
-	size_t length;           /* bytes of its answer that were sent */
-	bool finished;           /* all answers were sent: the closing lines remain */
+	size_t at;     /* the prompt that is being sent */
+	bool begun;    /* its echo was sent */
+	size_t length; /* bytes of its answer that were sent */
+	bool finished; /* all answers were sent: the closing lines remain */
 	struct job_figures sum;
 };
 
@@ -45,7 +45,8 @@ static int read_request(struct completion *c, struct api_error *e)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach (c->body, key, value) {
+	json_object_foreach(c->body, key, value)
+	{
 		int r = params_read(&c->params, key, value, s->max_tokens, e);
 		if (r < 0)
 			return -1;
@@ -53,7 +54,8 @@ static int read_request(struct completion *c, struct api_error *e)
 			continue;
 		if (!strcmp(key, "model")) {
 			if (!json_is_string(value))
-				return api_error_set(e, key, "model must be a string, is %s", json_kind(value));
+				return api_error_set(e, key, "model must be a string, is %s",
+						     json_kind(value));
 			if (strcmp(json_string_value(value), s->name)) {
 				api_error_set(e, key, "there is no model \"%.100s\" here, there is \"%s\"",
 					      json_string_value(value), s->name);
@@ -63,7 +65,8 @@ static int read_request(struct completion *c, struct api_error *e)
 			}
 		} else if (!strcmp(key, "echo")) {
 			if (!json_is_boolean(value) && !json_is_null(value))
-				return api_error_set(e, key, "echo must be true or false, is %s", json_kind(value));
+				return api_error_set(e, key, "echo must be true or false, is %s",
+						     json_kind(value));
 			c->echo = json_is_true(value);
 		} else if (!strcmp(key, "stream_options")) {
 			const json_t *usage = json_object_get(value, "include_usage");
@@ -94,7 +97,8 @@ static void add_prompt_text(const struct completion *c, size_t i, struct strbuf 
 	const struct token_ids *ids = c->prompts.ids + i;
 
 	/* Every id was accepted when its job was submitted. */
-	tokenizer_decode(engine_tokenizer(c->x->service->engine), ids->ids, ids->n, TOKENIZER_SKIP_SPECIAL, out, NULL);
+	tokenizer_decode(engine_tokenizer(c->x->service->engine), ids->ids, ids->n, TOKENIZER_SKIP_SPECIAL,
+			 out, NULL);
 }
 
 static void add_choice(json_t *choices, size_t index, const struct strbuf *text, const char *finish)
@@ -226,8 +230,9 @@ static int next(void *arg, struct strbuf *out)
 	if (state == JOB_FAILED) {
 		/* The status line is out already: the error is an event, and no [DONE] follows. */
 		json_t *j = json_object();
-		json_object_set_new(j, "error", json_pack("{s:s, s:s}", "message", job_error(c->jobs[c->at])->message,
-							  "type", "server_error"));
+		json_object_set_new(j, "error",
+				    json_pack("{s:s, s:s}", "message", job_error(c->jobs[c->at])->message,
+					      "type", "server_error"));
 		add_event(out, j);
 		strbuf_free(&text);
 		return 0;

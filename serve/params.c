@@ -97,7 +97,8 @@ static int read_stop_ids(struct params *p, const json_t *value, struct api_error
 		return wrong_type(e, "stop_token_ids", "a list of ids", value);
 	size_t n = json_array_size(value);
 	if (n > STOPS_MOST)
-		return api_error_set(e, "stop_token_ids", "stop_token_ids has %zu ids, %u are the most", n, STOPS_MOST);
+		return api_error_set(e, "stop_token_ids", "stop_token_ids has %zu ids, %u are the most", n,
+				     STOPS_MOST);
 	free(p->stop_ids);
 	p->stop_ids = xcalloc(n + 1, sizeof *p->stop_ids);
 	for (size_t i = 0; i < n; i++) {
@@ -169,8 +170,8 @@ static int read_neutral(const char *key, const json_t *value, struct api_error *
 
 int params_read(struct params *p, const char *key, const json_t *value, int limit, struct api_error *e)
 {
-	static const char *const known[] = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop",
-					    "stop_token_ids", "ignore_eos", "stream"};
+	static const char *const known[] = {"max_tokens", "temperature",    "top_p",      "top_k", "seed",
+					    "stop",       "stop_token_ids", "ignore_eos", "stream"};
 	int64_t i = 0;
 	int r;
 
@@ -249,7 +250,8 @@ static int add_ids(struct prompts *p, const json_t *list, struct api_error *e)
 	return 0;
 }
 
-int prompts_read(struct prompts *p, const struct engine *engine, const json_t *value, bool many, struct api_error *e)
+int prompts_read(struct prompts *p, const struct engine *engine, const json_t *value, bool many,
+		 struct api_error *e)
 {
 	*p = (struct prompts){NULL, 0};
 	if (!value || json_is_null(value))

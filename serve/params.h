@@ -9,7 +9,7 @@
 struct params {
 	struct sampling sampling; /* its stop ids are owned by stop_ids */
 	int32_t *stop_ids;
-	const char **stop;        /* (nstop) into the request's document */
+	const char **stop; /* (nstop) into the request's document */
 	size_t nstop;
 	bool stream;
 };
@@ -30,7 +30,8 @@ struct prompts {
 };
 
 /* value: a string; with many also a list of strings, a list of ids, or a list of lists of ids. NULL: missing, an error. */
-int prompts_read(struct prompts *p, const struct engine *engine, const json_t *value, bool many, struct api_error *e);
+int prompts_read(struct prompts *p, const struct engine *engine, const json_t *value, bool many,
+		 struct api_error *e);
 void prompts_free(struct prompts *p);
 
 /* The body of x as a JSON object; NULL and e when it is none. */

@@ -16,8 +16,8 @@
 #include "serve/http.h"
 #include "serve/mhd.h"
 
-#define BODY_LIMIT  ((size_t)4 << 20)
-#define CONNECTIONS 128
+#define BODY_LIMIT   ((size_t)4 << 20)
+#define CONNECTIONS  128
 #define IDLE_SECONDS 60u
 
 struct server {
@@ -136,7 +136,8 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
 	return v->x.status ? MHD_YES : MHD_NO;
 }
 
-static void on_completed(void *arg, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode code)
+static void on_completed(void *arg, struct MHD_Connection *c, void **state,
+			 enum MHD_RequestTerminationCode code)
 {
 	struct server *s = arg;
 	struct visit *v = *state;
@@ -173,7 +174,8 @@ static int listen_at(const char *host, int port, int *actual, struct error *err)
 	int on = 1;
 
 	if (port < 0 || port > 65535)
-		return error_set(err, ERR_USAGE, "port %d: ports go from 0 (any that is free) to 65535", port);
+		return error_set(err, ERR_USAGE, "port %d: ports go from 0 (any that is free) to 65535",
+				 port);
 	snprintf(service, sizeof service, "%d", port);
 	int code = getaddrinfo(host, service, &hints, &found);
 	if (code)
@@ -230,8 +232,11 @@ int server_start(const struct server_options *o, struct server **out, struct err
 		free(s);
 		return -1;
 	}
-	struct engine_options eo = {.model = o->model, .context = o->context, .queue = o->queue,
-				    .progress = o->progress, .arg = o->arg};
+	struct engine_options eo = {.model = o->model,
+				    .context = o->context,
+				    .queue = o->queue,
+				    .progress = o->progress,
+				    .arg = o->arg};
 	if (engine_open(&eo, &s->service.engine, err)) {
 		close(fd);
 		free(s);
@@ -247,10 +252,10 @@ int server_start(const struct server_options *o, struct server **out, struct err
 	s->log = o->log;
 	s->arg = o->arg;
 	s->daemon = mhd.MHD_start_daemon(
-		MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, 0, NULL,
-		NULL, on_request, s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS,
-		MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-		MHD_OPTION_END);
+		MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC,
+		0, NULL, NULL, on_request, s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+		(unsigned)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_END);
 	if (!s->daemon) {
 		close(fd);
 		server_stop(s);

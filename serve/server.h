@@ -15,14 +15,14 @@
 struct server;
 
 struct server_options {
-	const char *model;  /* a Hugging Face model directory */
-	const char *name;   /* what requests call it; NULL: the directory's last part */
-	const char *host;   /* NULL: "127.0.0.1" */
-	int port;           /* 0: one that is free */
-	int max_tokens;     /* the most that a request may ask for; 0: what the context allows */
-	int context;        /* see engine_options */
-	int queue;          /* see engine_options */
-	size_t body_limit;  /* bytes of a request's body; 0: 4 MiB */
+	const char *model; /* a Hugging Face model directory */
+	const char *name;  /* what requests call it; NULL: the directory's last part */
+	const char *host;  /* NULL: "127.0.0.1" */
+	int port;          /* 0: one that is free */
+	int max_tokens;    /* the most that a request may ask for; 0: what the context allows */
+	int context;       /* see engine_options */
+	int queue;         /* see engine_options */
+	size_t body_limit; /* bytes of a request's body; 0: 4 MiB */
 	/* One line for each request that was answered, without a newline; from several threads at once. May be NULL. */
 	void (*log)(const char *line, void *arg);
 	void (*progress)(uint64_t done, uint64_t all, void *arg); /* while loading, in bytes; may be NULL */

@@ -11,7 +11,7 @@
 struct stop_filter {
 	const char *const *strings; /* valid UTF-8, none empty; the caller's, must outlive the filter */
 	size_t n;
-	struct strbuf held;         /* text that may still turn out to be a stop string's beginning */
+	struct strbuf held; /* text that may still turn out to be a stop string's beginning */
 };
 
 /* Appends to out what of the text so far is certain to belong to the answer, given its next n bytes (whole UTF-8

@@ -36,13 +36,15 @@ static int read_request(struct generation *g, struct api_error *e)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach (g->body, key, value) {
+	json_object_foreach(g->body, key, value)
+	{
 		int r = strcmp(key, "prompt") ? params_read(&g->params, key, value, s->max_tokens, e) : 1;
 		if (r < 0)
 			return -1;
 		if (r == 0)
-			return api_error_set(e, key, "unknown key \"%.60s\": there are prompt, stream and vLLM's "
-						     "SamplingParams",
+			return api_error_set(e, key,
+					     "unknown key \"%.60s\": there are prompt, stream and vLLM's "
+					     "SamplingParams",
 					     key);
 	}
 	const json_t *prompt = json_object_get(g->body, "prompt");

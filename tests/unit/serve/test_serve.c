@@ -15,7 +15,7 @@
 #include "base/mem.h"
 #include "serve/server.h"
 
-#define MODEL SHARED_DATA "stories260K"
+#define MODEL  SHARED_DATA "stories260K"
 #define GREEDY SHARED_DATA "golden/stories260K_greedy.json"
 
 static struct server *server;
@@ -23,7 +23,8 @@ static struct server *server;
 static int start(void **state)
 {
 	struct error err = ERROR_INIT;
-	struct server_options o = {.model = MODEL, .name = "stories", .max_tokens = 400, .body_limit = 4096, .queue = 8};
+	struct server_options o = {
+		.model = MODEL, .name = "stories", .max_tokens = 400, .body_limit = 4096, .queue = 8};
 
 	(void)state;
 	if (!path_exists(MODEL "/config.json"))
@@ -47,7 +48,8 @@ static int stop(void **state)
 
 static int dial(void)
 {
-	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)server_port(server)),
+	struct sockaddr_in to = {.sin_family = AF_INET,
+				 .sin_port = htons((uint16_t)server_port(server)),
 				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -82,9 +84,9 @@ static void send_request(int fd, const char *method, const char *path, const cha
 
 struct answer {
 	int status;
-	char *head;  /* lines, with the status line */
-	char *body;  /* chunks put together */
-	size_t len;  /* of body */
+	char *head;   /* lines, with the status line */
+	char *body;   /* chunks put together */
+	size_t len;   /* of body */
 	json_t *json; /* NULL when the body is none */
 };
 
@@ -156,10 +158,10 @@ static const char *text_at(const json_t *j, const char *list, const char *key)
 	return json_string_value(key ? json_object_get(first, key) : first);
 }
 
-#define NEED_SERVER()                                                                                                \
-	do {                                                                                                         \
-		(void)state;                                                                                         \
-		SKIP_WITHOUT(MODEL "/config.json");                                                                  \
+#define NEED_SERVER()                                                                                        \
+	do {                                                                                                 \
+		(void)state;                                                                                 \
+		SKIP_WITHOUT(MODEL "/config.json");                                                          \
 	} while (0)
 
 /* What the model says greedily after <bos>, from the reference's ids. */
@@ -222,7 +224,8 @@ static void a_greedy_completion_is_the_references(void **state)
 
 static void a_stream_adds_up_to_the_whole_answer(void **state)
 {
-	static const char ask_for[] = "{\"prompt\":\"Once upon a time\",\"max_tokens\":40,\"temperature\":0%s}";
+	static const char ask_for[] =
+		"{\"prompt\":\"Once upon a time\",\"max_tokens\":40,\"temperature\":0%s}";
 	char body[256];
 	struct strbuf sum = STRBUF_INIT;
 	size_t events = 0;
@@ -268,7 +271,8 @@ static void a_stop_string_ends_the_answer_before_it(void **state)
 	struct answer a = ask("POST", "/v1/completions",
 			      "{\"prompt\":\"Once upon a time\",\"max_tokens\":80,\"temperature\":0}");
 	struct answer b = ask("POST", "/v1/completions",
-			      "{\"prompt\":\"Once upon a time\",\"max_tokens\":80,\"temperature\":0,\"stop\":[\"xyz\",\". \"]}");
+			      "{\"prompt\":\"Once upon a "
+			      "time\",\"max_tokens\":80,\"temperature\":0,\"stop\":[\"xyz\",\". \"]}");
 	const char *whole = text_at(a.json, "choices", "text"), *cut = text_at(b.json, "choices", "text");
 	const char *at = strstr(whole, ". ");
 	assert_non_null(at);
@@ -283,7 +287,8 @@ static void several_prompts_are_answered_in_their_order(void **state)
 {
 	NEED_SERVER();
 	struct answer a = ask("POST", "/v1/completions",
-			      "{\"prompt\":[\"Once\",\"The dog\",\"Once\"],\"max_tokens\":8,\"temperature\":0,\"echo\":true}");
+			      "{\"prompt\":[\"Once\",\"The "
+			      "dog\",\"Once\"],\"max_tokens\":8,\"temperature\":0,\"echo\":true}");
 	assert_int_equal(a.status, 200);
 	json_t *choices = json_object_get(a.json, "choices");
 	assert_int_equal(json_array_size(choices), 3);
@@ -318,10 +323,13 @@ static void the_same_seed_gives_the_same_sample(void **state)
 static void generate_answers_with_the_prompt_in_front(void **state)
 {
 	NEED_SERVER();
-	struct answer a = ask("POST", "/v1/completions", "{\"prompt\":\"Once upon\",\"max_tokens\":20,\"temperature\":0}");
-	struct answer b = ask("POST", "/generate", "{\"prompt\":\"Once upon\",\"max_tokens\":20,\"temperature\":0}");
-	struct answer c = ask("POST", "/generate",
-			      "{\"prompt\":\"Once upon\",\"max_tokens\":20,\"temperature\":0,\"stream\":true}");
+	struct answer a = ask("POST", "/v1/completions",
+			      "{\"prompt\":\"Once upon\",\"max_tokens\":20,\"temperature\":0}");
+	struct answer b = ask("POST", "/generate",
+			      "{\"prompt\":\"Once upon\",\"max_tokens\":20,\"temperature\":0}");
+	struct answer c = ask(
+		"POST", "/generate",
+		"{\"prompt\":\"Once upon\",\"max_tokens\":20,\"temperature\":0,\"stream\":true}");
 	struct strbuf want = STRBUF_INIT;
 	strbuf_addf(&want, "Once upon%s", text_at(a.json, "choices", "text"));
 	assert_string_equal(text_at(b.json, "text", NULL), want.data);
@@ -360,19 +368,26 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
 		{"POST", "/v1/completions", "{\"prompt\":[\"a\",1]}", 400, "prompt", "an integer"},
 		{"POST", "/v1/completions", "{\"prompt\":[512]}", 400, "prompt", "512"},
 		{"POST", "/v1/completions", "{\"prompt\":[-1]}", 400, "prompt", "-1"},
-		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"model\":\"gpt-4\"}", 404, "model", "stories"},
-		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":401}", 400, "max_tokens", "400"},
-		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":\"9\"}", 400, "max_tokens", "a string"},
-		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"temperature\":-1}", 400, "temperature", "-1"},
+		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"model\":\"gpt-4\"}", 404, "model",
+		 "stories"},
+		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":401}", 400, "max_tokens",
+		 "400"},
+		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":\"9\"}", 400, "max_tokens",
+		 "a string"},
+		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"temperature\":-1}", 400, "temperature",
+		 "-1"},
 		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"top_p\":0}", 400, "top_p", "above 0"},
 		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"n\":2}", 400, "n", "1"},
-		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"logprobs\":1}", 400, "logprobs", "not there"},
+		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"logprobs\":1}", 400, "logprobs",
+		 "not there"},
 		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"stop\":[\"\"]}", 400, "stop", "empty"},
 		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"stop\":7}", 400, "stop", "an integer"},
-		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"tempreature\":1}", 400, "tempreature", "unknown"},
+		{"POST", "/v1/completions", "{\"prompt\":\"a\",\"tempreature\":1}", 400, "tempreature",
+		 "unknown"},
 		{"POST", "/generate", "{\"prompt\":\"a\",\"tempreature\":1}", 400, "tempreature", "unknown"},
 		{"POST", "/generate", "{\"prompt\":[\"a\"]}", 400, "prompt", "a string"},
-		{"POST", "/generate", "{\"prompt\":\"a\",\"use_beam_search\":true}", 400, "use_beam_search", "false"},
+		{"POST", "/generate", "{\"prompt\":\"a\",\"use_beam_search\":true}", 400, "use_beam_search",
+		 "false"},
 	};
 
 	NEED_SERVER();
@@ -382,7 +397,8 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
 		const char *param = json_string_value(json_object_get(error, "param"));
 		const char *message = json_string_value(json_object_get(error, "message"));
 		if (a.status != cases[i].status || !message || !strstr(message, cases[i].says))
-			fail_msg("%s %s: %d %s", cases[i].path, cases[i].body ? cases[i].body : "", a.status, a.body);
+			fail_msg("%s %s: %d %s", cases[i].path, cases[i].body ? cases[i].body : "", a.status,
+				 a.body);
 		assert_string_equal(param ? param : "", cases[i].param ? cases[i].param : "");
 		answer_free(&a);
 	}
@@ -412,14 +428,16 @@ static void a_body_that_is_too_large_is_refused(void **state)
 	NEED_SERVER();
 	/* Announced: the answer comes before the body is sent. */
 	int fd = dial();
-	static const char head[] = "POST /generate HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 99999999999\r\n\r\n";
+	static const char head[] = "POST /generate HTTP/1.1\r\nHost: h\r\nConnection: "
+				   "close\r\nContent-Length: 99999999999\r\n\r\n";
 	send_text(fd, head, strlen(head));
 	struct answer a = receive(fd);
 	assert_int_equal(a.status, 413);
 	answer_free(&a);
 	/* Not announced: in chunks. */
 	fd = dial();
-	strbuf_adds(&b, "POST /generate HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+	strbuf_adds(&b, "POST /generate HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: "
+			"chunked\r\n\r\n");
 	for (int i = 0; i < 5; i++) {
 		strbuf_adds(&b, "400\r\n");
 		for (int k = 0; k < 1024; k++)
@@ -438,8 +456,8 @@ static void a_body_that_is_too_large_is_refused(void **state)
 
 static void a_client_that_goes_away_does_not_hold_up_the_next(void **state)
 {
-	static const char endless[] =
-		"{\"prompt\":\"Once\",\"max_tokens\":400,\"temperature\":1,\"ignore_eos\":true,\"stream\":%s}";
+	static const char endless[] = "{\"prompt\":\"Once\",\"max_tokens\":400,\"temperature\":1,\"ignore_"
+				      "eos\":true,\"stream\":%s}";
 	char body[160];
 
 	NEED_SERVER();

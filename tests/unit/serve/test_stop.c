@@ -25,11 +25,12 @@ static char *run(const char *const *stops, size_t nstops, const char *const *pie
 	return strbuf_steal(&out);
 }
 
-#define CHECK(want, stops, ...)                                                                                      \
-	do {                                                                                                         \
-		char *got = run(stops, sizeof stops / sizeof *stops, (const char *const[]){__VA_ARGS__, NULL});      \
-		assert_string_equal(got, want);                                                                      \
-		free(got);                                                                                           \
+#define CHECK(want, stops, ...)                                                                              \
+	do {                                                                                                 \
+		char *got = run(stops, sizeof stops / sizeof *stops,                                         \
+				(const char *const[]){__VA_ARGS__, NULL});                                   \
+		assert_string_equal(got, want);                                                              \
+		free(got);                                                                                   \
 	} while (0)
 
 static void without_stop_strings_everything_is_released_at_once(void **state)

@@ -429,8 +429,10 @@ static void wait_for_workers(struct runner *r, struct pollfd *fds)
 		fds[3 * k + 2] = (struct pollfd){.fd = w->err, .events = POLLIN};
 	}
 	int ready = poll(fds, 3 * n, milliseconds_to_wait(r));
-	if (ready == 0)
+	if (ready == 0) {
+		run_flush_history(r);
 		end_silent(r);
+	}
 	if (ready <= 0)
 		return;
 	for (size_t k = n;

@@ -7,34 +7,35 @@
 typedef float NAME(vec) __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef float NAME(quad) __attribute__((vector_size(16), aligned(4), may_alias));
 
-/* a packed (k, MR), b packed (k, NR); writes rows x cols of c. rows is constant where this is called. */
-TARGET INLINE void NAME(tile)(const int rows, int k, const float *a, const float *b, float *c, ptrdiff_t ldc,
-			      int cols, bool add)
+/* a packed (k, MR), b packed (k, NR); writes rows x cols of c, cols <= nv * VL. rows and
+ * nv are constant where this is called. */
+TARGET INLINE void NAME(tile)(const int rows, const int nv, int k, const float *a, const float *b, float *c,
+			      ptrdiff_t ldc, int cols, bool add)
 {
 	NAME(vec) sum[MR][NV];
 
 #pragma GCC unroll 16
 	for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-		for (int v = 0; v < NV; v++)
+		for (int v = 0; v < nv; v++)
 			sum[i][v] = (NAME(vec)){0};
 	for (int p = 0; p < k; p++, a += MR, b += NR) {
 		NAME(vec) bv[NV];
 
 #pragma GCC unroll 4
-		for (int v = 0; v < NV; v++)
+		for (int v = 0; v < nv; v++)
 			bv[v] = *(const NAME(vec) *)(b + v * VL);
 #pragma GCC unroll 16
 		for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-			for (int v = 0; v < NV; v++)
+			for (int v = 0; v < nv; v++)
 				sum[i][v] += a[i] * bv[v];
 	}
-	if (cols == NR) {
+	if (cols == nv * VL) {
 #pragma GCC unroll 16
 		for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-			for (int v = 0; v < NV; v++) {
+			for (int v = 0; v < nv; v++) {
 				NAME(vec) *to = (NAME(vec) *)(c + i * ldc + v * VL);
 
 				if (add)
@@ -43,23 +44,39 @@ TARGET INLINE void NAME(tile)(const int rows, int k, const float *a, const float
 			}
 		return;
 	}
-	float edge[MR][NR];
+	/* A narrow tile: whole vectors, then fours, then ones. */
+	float edge[NR];
 
 #pragma GCC unroll 16
-	for (int i = 0; i < rows; i++)
+	for (int i = 0; i < rows; i++) {
+		float *to = c + i * ldc;
+		int j = 0;
+
 #pragma GCC unroll 4
-		for (int v = 0; v < NV; v++)
-			*(NAME(vec) *)(edge[i] + v * VL) = sum[i][v];
-	for (int i = 0; i < rows; i++)
-		for (int j = 0; j < cols; j++)
-			c[i * ldc + j] = add ? c[i * ldc + j] + edge[i][j] : edge[i][j];
+		for (int v = 0; v < nv; v++)
+			*(NAME(vec) *)(edge + v * VL) = sum[i][v];
+		for (; j + 4 <= cols; j += 4) {
+			NAME(quad) four = *(const NAME(quad) *)(edge + j);
+
+			if (add)
+				four += *(const NAME(quad) *)(to + j);
+			*(NAME(quad) *)(to + j) = four;
+		}
+		for (; j < cols; j++)
+			to[j] = add ? to[j] + edge[j] : edge[j];
+	}
 }
 
 TARGET static void NAME(rows)(int rows, int k, const float *a, const float *b, float *c, ptrdiff_t ldc,
 			      int cols, bool add)
 {
 #define ROWS(r)                                                                                              \
-	case r: NAME(tile)(r, k, a, b, c, ldc, cols, add); break;
+	case r:                                                                                              \
+		if (cols > (NV - 1) * VL)                                                                    \
+			NAME(tile)(r, NV, k, a, b, c, ldc, cols, add);                                       \
+		else                                                                                         \
+			NAME(tile)(r, NV - 1, k, a, b, c, ldc, cols, add);                                   \
+		break;
 	switch (rows) {
 		ROWS(1)
 		ROWS(2)
@@ -83,45 +100,67 @@ TARGET static void NAME(rows)(int rows, int k, const float *a, const float *b, f
 #undef ROWS
 }
 
-/* Panels of width columns: to (panel, k, width) = alpha * from, zeros beyond n. Element (p, j) is
- * from[p * row + j * col]. */
-TARGET INLINE void NAME(pack)(const int width, int k, int n, const float *from, ptrdiff_t row, ptrdiff_t col,
-			      float alpha, float *to)
+/* Columns [j, w) of a panel from four rows of the source at a time: fours of k are transposed in registers. */
+TARGET INLINE void NAME(pack_turned)(const int width, int k, int w, const float *from, ptrdiff_t col,
+				     float alpha, float *to)
+{
+	int j = 0;
+
+	for (; j + 4 <= w; j += 4) {
+		const float *s0 = from + j * col, *s1 = s0 + col, *s2 = s1 + col, *s3 = s2 + col;
+		float *d = to + j;
+		int p = 0;
+
+#if HAVE_SHUFFLE
+		for (; p + 4 <= k; p += 4, d += 4 * width) {
+			NAME(quad) r0 = *(const NAME(quad) *)(s0 + p), r1 = *(const NAME(quad) *)(s1 + p);
+			NAME(quad) r2 = *(const NAME(quad) *)(s2 + p), r3 = *(const NAME(quad) *)(s3 + p);
+			NAME(quad) a = __builtin_shufflevector(r0, r1, 0, 4, 1, 5);
+			NAME(quad) b = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+			NAME(quad) c = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+			NAME(quad) e = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+
+			*(NAME(quad) *)d = alpha * __builtin_shufflevector(a, b, 0, 1, 4, 5);
+			*(NAME(quad) *)(d + width) = alpha * __builtin_shufflevector(a, b, 2, 3, 6, 7);
+			*(NAME(quad) *)(d + 2 * width) = alpha * __builtin_shufflevector(c, e, 0, 1, 4, 5);
+			*(NAME(quad) *)(d + 3 * width) = alpha * __builtin_shufflevector(c, e, 2, 3, 6, 7);
+		}
+#endif
+		for (; p < k; p++, d += width) {
+			d[0] = alpha * s0[p];
+			d[1] = alpha * s1[p];
+			d[2] = alpha * s2[p];
+			d[3] = alpha * s3[p];
+		}
+	}
+	for (; j < w; j++)
+		for (int p = 0; p < k; p++)
+			to[(ptrdiff_t)p * width + j] = alpha * from[j * col + p];
+}
+
+/* Panels of width columns: to (panel, k, width) = alpha * from. Element (p, j) is from[p * row + j * col]. Columns beyond
+ * n are zero when pad is set, else left as they are. */
+TARGET INLINE void NAME(pack)(const int width, const bool pad, int k, int n, const float *from, ptrdiff_t row,
+			      ptrdiff_t col, float alpha, float *to)
 {
 	for (int j0 = 0; j0 < n; j0 += width, to += (ptrdiff_t)width * k) {
 		int w = n - j0 < width ? n - j0 : width;
 		const float *src = from + j0 * col;
 
-		if (w < width)
-			memset(to, 0, sizeof *to * (size_t)width * (size_t)k);
-		if (col == 1 && w == width) {
+		if (pad && w < width)
+			for (int p = 0; p < k; p++)
+				for (int j = w; j < width; j++)
+					to[(ptrdiff_t)p * width + j] = 0;
+		if (col != 1)
+			NAME(pack_turned)(width, k, w, src, col, alpha, to);
+		else if (w == width)
 			for (int p = 0; p < k; p++)
 				for (int j = 0; j < width; j++)
 					to[(ptrdiff_t)p * width + j] = alpha * src[p * row + j];
-		} else if (col == 1) {
+		else
 			for (int p = 0; p < k; p++)
 				for (int j = 0; j < w; j++)
 					to[(ptrdiff_t)p * width + j] = alpha * src[p * row + j];
-		} else {
-			int j = 0;
-
-			/* Four columns at a time, so that a line of the panel is written in few visits. */
-			for (; j + 4 <= w; j += 4) {
-				const float *s0 = src + j * col, *s1 = s0 + col, *s2 = s1 + col,
-					    *s3 = s2 + col;
-				float *d = to + j;
-
-				for (int p = 0; p < k; p++, d += width) {
-					d[0] = alpha * s0[p];
-					d[1] = alpha * s1[p];
-					d[2] = alpha * s2[p];
-					d[3] = alpha * s3[p];
-				}
-			}
-			for (; j < w; j++)
-				for (int p = 0; p < k; p++)
-					to[(ptrdiff_t)p * width + j] = alpha * src[j * col + p];
-		}
 	}
 }
 
@@ -138,14 +177,14 @@ TARGET static void NAME(gemm)(const struct gemm *g)
 			bool add = g->add || k0 > 0;
 
 			NAME(pack)
-			(NR, k, n, g->b + k0 * g->b_row + n0 * g->b_col, g->b_row, g->b_col, g->alpha,
+			(NR, true, k, n, g->b + k0 * g->b_row + n0 * g->b_col, g->b_row, g->b_col, g->alpha,
 			 pack_b);
 			for (int m0 = 0; m0 < g->m; m0 += MC) {
 				int m = g->m - m0 < MC ? g->m - m0 : MC;
 
 				NAME(pack)
-				(MR, k, m, g->a + m0 * g->a_row + k0 * g->a_col, g->a_col, g->a_row, 1.0f,
-				 pack_a);
+				(MR, false, k, m, g->a + m0 * g->a_row + k0 * g->a_col, g->a_col, g->a_row,
+				 1.0f, pack_a);
 				for (int j = 0; j < n; j += NR)
 					for (int i = 0; i < m; i += MR)
 						NAME(rows)

@@ -146,7 +146,7 @@ int pipeline_load(const struct cli *cli, const char *name, const struct text_lis
 	pipeline_folders(&folders);
 	path = pipeline_find(name, &folders, &err);
 	for (; path && done < n; done++) {
-		char *key;
+		char *key = NULL;
 		if (set_split(sets->items[done], &key, &overrides[done].value, &err))
 			break;
 		overrides[done].name = key;

@@ -39,6 +39,18 @@ bool history_result(struct store *s, const struct run_stage *st, struct arena *a
 	       state != RESULT_NONE;
 }
 
+int64_t history_origin(struct store *s, const struct run_info *r, const struct run_stage *st)
+{
+	struct arena a = ARENA_INIT;
+	struct result result;
+	int64_t run = r->id;
+
+	if (st->status == STAGE_CACHED && history_result(s, st, &a, &result) && result.run > 0)
+		run = result.run;
+	arena_free(&a);
+	return run;
+}
+
 static int no_output(const struct result *r, const char *stage, const char *port, struct error *err)
 {
 	struct strbuf all = STRBUF_INIT;

@@ -9,6 +9,8 @@
 const struct run_stage *history_stage(const struct run_info *r, const char *name, struct error *err);
 /* What the stage's key produced, in full. False when there is no key or no record (a stage that failed or was skipped). */
 bool history_result(struct store *s, const struct run_stage *st, struct arena *a, struct result *out);
+/* The run in which the stage's work was done: for a cached one the run that made its result, else r itself. */
+int64_t history_origin(struct store *s, const struct run_info *r, const struct run_stage *st);
 /* "STAGE" or "STAGE.PORT" of run r: its result and output. A stage with several outputs needs the port. ERR_USAGE when there is no
  * such stage or port, or the stage has no result. */
 int history_output(struct store *s, const struct run_info *r, const char *text, struct arena *a,

@@ -18,9 +18,10 @@ int history_output(struct store *s, const struct run_info *r, const char *text, 
 /* The digest of the input called name in a result's record; false when it has none. */
 bool history_input(const struct result *r, const char *name, struct digest *out);
 
-/* An artifact as files, for as long as it is looked at: a private folder in the state directory. */
+/* An artifact as files, for as long as it is looked at: in a staging directory, which goes with this process. */
 struct borrowed {
-	char *dir;  /* removed by borrowed_return */
+	struct store *store; /* must stay open meanwhile */
+	char *dir;
 	char *path; /* the file, or the tree's folder */
 };
 /* ERR_INFRA when the artifact's bytes are gone. */

@@ -51,6 +51,10 @@ int run_stage_update(struct store *s, int64_t run, size_t stage, const struct ru
 int run_log(struct store *s, int64_t run, size_t stage, int attempt, const char *stream /* "stdout" … */, int64_t wall_ms,
 	    const char *line, struct error *err);
 int run_metric(struct store *s, int64_t run, size_t stage, int64_t step, const char *name, double value, struct error *err);
+/* Stage updates, log lines and metrics are collected for up to 30 ms and written together, by a later call of these
+ * functions, with a result, or by this one; a crash loses at most what was collected. The runner calls it when it has
+ * nothing else to do, so that readers of a live run see the last line of a burst. */
+int run_flush(struct store *s, struct error *err);
 int run_end(struct store *s, int64_t run, enum run_status status, int exit_code, struct error *err);
 
 /* ---- reading ---- */
@@ -66,10 +70,12 @@ int run_last_key(struct store *s, const char *pipeline, const char *stage, int64
 double run_last_seconds(struct store *s, const char *pipeline, const char *stage);
 
 struct log_line { int64_t wall_ms; const char *stage, *stream, *line; int attempt; };
-/* Every line in order; stage NULL: all stages. */
+/* Every line in order; stage NULL: all stages. A visit that returns other than 0 stops the walk, which returns that; it
+ * must not call functions of the history itself. ERR_USAGE when there is no such run or stage. */
 int run_logs(struct store *s, int64_t run, const char *stage, int (*visit)(const struct log_line *, void *), void *arg,
 	     struct error *err);
 struct metric_point { const char *stage, *name; int64_t step; double value; };
+/* Every point, by stage, name and step; of a step that was done again after a resume, the last value. */
 int run_metrics(struct store *s, int64_t run, const char *stage, int (*visit)(const struct metric_point *, void *),
 		void *arg, struct error *err);
 

@@ -1,5 +1,6 @@
 /* The store of one state directory (.anneal): blobs and trees by digest, results by key, checkpoints, pins, and the
- * stat cache; one SQLite database (WAL) plus files. Any number of processes use it at once. */
+ * stat cache; one SQLite database (WAL) plus files. Any number of processes use it at once; within a process a struct
+ * store belongs to one thread, and a forked child opens its own. Formats: docs/formats.md. */
 #ifndef RUNTIME_STORE_H
 #define RUNTIME_STORE_H
 
@@ -25,6 +26,23 @@ void store_close(struct store *s);
 const char *store_dir(const struct store *s);
 struct sqlite3 *store_db(struct store *s); /* for rundb.c */
 
+/* Between these two, every read sees the same instant and skips the locking of its own: for planning, which looks up
+ * thousands of keys. Writing and lease_try end the view by themselves. Reads work without it too. Keep it short: a view
+ * that is held open keeps the write-ahead log from being reused. */
+int store_read_begin(struct store *s, struct error *err);
+void store_read_end(struct store *s);
+
+/* ---- staging: private directories in which outputs are made ---- */
+
+/* Creates an empty directory below .anneal/staging, on the file system of the store; the caller frees *path. It is
+ * locked to this process: when the process dies, however it dies, the next store_open for writing removes it. */
+int store_staging(struct store *s, char **path, struct error *err);
+/* Removes it with all that is in it, and frees path. */
+int store_staging_drop(struct store *s, char *path, struct error *err);
+/* Keeps a staging directory alive also when its creator dies: for a worker process that is busy in it. The descriptor
+ * (close-on-exec) holds it; -1 when the directory is gone. */
+int store_staging_hold(const char *path);
+
 /* ---- artifacts ---- */
 
 /* The content of one output: a blob (one file) or a tree (a directory: named blobs, no empty directories, modes only
@@ -36,8 +54,9 @@ struct artifact {
 	uint64_t files;  /* 1 for a blob */
 };
 
-/* Moves the file or directory at path into the store, durable when it returns; path is gone afterwards. The same bytes
- * are kept once. Symbolic links and special files are ERR_STAGE. On failure (ERR_INFRA: disk full) nothing is recorded. */
+/* Moves the file or directory at path into the store; path is gone afterwards. The same bytes are kept once. Durable at
+ * the latest with the result that names it (result_record). Symbolic links and special files are ERR_STAGE. On failure
+ * (ERR_INFRA: disk full) nothing is recorded, and path is as it was. */
 int store_take(struct store *s, const char *path, struct artifact *out, struct error *err);
 /* Makes the artifact at path `to`, which must not exist: files above STORE_INLINE_MAX as hard links (copies across file
  * systems), smaller ones written out; all read-only. ERR_INFRA when its bytes are not there any more. */
@@ -101,5 +120,8 @@ int pin_record(struct store *s, const char *source, const char *pin, struct erro
 /* ---- leases: one producer per key, held by the kernel and gone with the process ---- */
 /* 1: *fd holds the lease until it is closed by every process that has it; 0: somebody else has it. */
 int lease_try(struct store *s, const struct digest *key, int *fd, struct error *err);
+/* Closes fd, and removes the lease's file first, so that .anneal/leases stays small. Closing fd alone is right too. A
+ * process that inherited the lease must not hold it any more. */
+void lease_release(struct store *s, const struct digest *key, int fd);
 
 #endif

@@ -325,8 +325,7 @@ static void damaged_models_are_errors(void **state)
 
 	(void)state;
 	SKIP_WITHOUT(source);
-	char *bytes = file_read(source, &n, &err), *dir = temp_dir(),
-	     *path = path_join(dir, "tokenizer.model");
+	char *bytes = file_read(source, &n, &err), *dir = temp_dir();
 	assert_non_null(bytes);
 	for (size_t i = 0; i < 400; i++) {
 		struct tokenizer *t = NULL;

@@ -40,6 +40,14 @@ void run_record_stage(struct runner *r, size_t i)
 		run_unrecorded(r, &e);
 }
 
+void run_flush_history(struct runner *r)
+{
+	struct error e = ERROR_INIT;
+
+	if (run_flush(r->store, &e) < 0)
+		run_unrecorded(r, &e);
+}
+
 /* ---- lines ---- */
 
 static void keep_tail(struct attempt *a, const char *line)

@@ -3,6 +3,7 @@
 #include "runtime/run_state.h"
 
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -128,8 +129,11 @@ static void fail(struct runner *r, uint32_t i, const struct error *e)
 	bool interrupted = e->class == ERR_INTERRUPTED;
 
 	if (r->first.class == ERR_NONE) {
+		char place[160];
+		snprintf(place, sizeof place, "stage \"%s\"", r->graph->stages[i].name);
 		r->first = *e;
-		error_context(&r->first, "stage \"%s\"", r->graph->stages[i].name);
+		if (!strstr(e->message, place)) /* errors of keys name attribute and stage themselves */
+			error_context(&r->first, "%s", place);
 	}
 	t->record->error = *e->hint ? arena_printf(&r->arena, "%s (%s)", e->message, e->hint)
 				    : arena_strdup(&r->arena, e->message);
@@ -429,8 +433,10 @@ static void wait_for_workers(struct runner *r, struct pollfd *fds)
 		fds[3 * k + 2] = (struct pollfd){.fd = w->err, .events = POLLIN};
 	}
 	int ready = poll(fds, 3 * n, milliseconds_to_wait(r));
-	if (ready == 0)
+	if (ready == 0) {
+		run_flush_history(r);
 		end_silent(r);
+	}
 	if (ready <= 0)
 		return;
 	for (size_t k = n;

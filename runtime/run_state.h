@@ -106,6 +106,8 @@ struct runner {
 void run_emit(struct runner *r, struct event *e);
 /* Writes stage i's record to the history. */
 void run_record_stage(struct runner *r, size_t i);
+/* Nothing happens now: what the history has collected becomes visible to readers. */
+void run_flush_history(struct runner *r);
 /* Remembers a failure to write the history; the run goes on and ends with ERR_INFRA. */
 void run_unrecorded(struct runner *r, const struct error *e);
 void attempt_log(struct runner *r, struct attempt *a, const char *stream, enum log_level level,

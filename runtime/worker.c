@@ -107,6 +107,7 @@ static bool set_descriptors(int control, int out, int errfd)
 static _Noreturn void worker_main(struct stage_ctx *ctx, int control, int out, int errfd, pid_t runner)
 {
 	const struct stage_kind *kind = (const struct stage_kind *)ctx->node->kind;
+	static char lines[BUFSIZ];
 	struct error err = ERROR_INIT;
 
 	setpgid(0, 0);
@@ -117,7 +118,7 @@ static _Noreturn void worker_main(struct stage_ctx *ctx, int control, int out, i
 		_exit(1); /* the runner died before the kernel knew that we want to hear of it */
 	if (!set_descriptors(control, out, errfd))
 		_exit(1);
-	setvbuf(stdout, NULL, _IOLBF, 0);
+	setvbuf(stdout, lines, _IOLBF, sizeof lines); /* with a buffer given, glibc lets go of the runner's mode */
 	if (ctx->devices)
 		setenv("CUDA_VISIBLE_DEVICES", ctx->devices, 1);
 

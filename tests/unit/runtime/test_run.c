@@ -2,6 +2,7 @@
 #include "tests/unit/runtime/work_kind.h"
 
 #include <sys/mount.h>
+#include <sys/statvfs.h>
 
 static void a_chain_runs_in_order_and_its_results_are_kept(void **state)
 {
@@ -118,9 +119,9 @@ static void retries_are_used_up_by_the_stage_s_own_failures(void **state)
 	assert_true(told(p, "retry a 1: failed on purpose\nstarted a 2\nretry a 2"));
 	assert_int_equal(place_run(p, "stage \"b\" {\n $L text = \"b\"\n fails = 2\n retries = 1\n}\n"), 3);
 	assert_int_equal(executions(p, "b"), 2);
-	assert_int_equal(place_run(p, "stage \"c\" {\n $L does = \"usage\"\n retries = 5\n}\n"), 2);
+	assert_int_equal(place_run(p, "stage \"c\" {\n $L text = \"c\"\n does = \"usage\"\n retries = 5\n}\n"), 2);
 	assert_int_equal(executions(p, "c"), 1);
-	assert_int_equal(place_run(p, "stage \"d\" {\n $L does = \"infra\"\n}\n"), 4);
+	assert_int_equal(place_run(p, "stage \"d\" {\n $L text = \"d\"\n does = \"infra\"\n}\n"), 4);
 	assert_int_equal(executions(p, "d"), 4);
 	assert_string_equal(p->err.message, "stage \"d\": no network");
 }
@@ -206,47 +207,52 @@ static void runs_of_the_same_graph_at_once_execute_each_stage_once(void **state)
 	assert_int_equal(status_of_stage(p, "d"), STAGE_CACHED);
 }
 
+/* Leaves so many bytes free on the file system of path. */
+static void fill_disk(const char *path, const char *filler, uint64_t leave)
+{
+	struct statvfs st;
+	char command[300];
+
+	assert_int_equal(statvfs(path, &st), 0);
+	uint64_t has = (uint64_t)st.f_bavail * st.f_bsize;
+	assert_true(has > leave);
+	snprintf(command, sizeof command, "head -c %llu /dev/zero > %s", (unsigned long long)(has - leave), filler);
+	assert_int_equal(system(command), 0);
+}
+
 static void a_full_disk_is_exit_4_and_nothing_half_is_kept(void **state)
 {
 	struct place *p = *state;
 	struct error err = ERROR_INIT;
-	char disk[100], dir[120], *big = xmalloc((6 << 20) + 1);
+	char disk[100], dir[120], filler[120];
+	struct strbuf text = STRBUF_INIT;
 
 	snprintf(disk, sizeof disk, "%s/disk", p->dir);
+	snprintf(dir, sizeof dir, "%s/state", disk);
+	snprintf(filler, sizeof filler, "%s/filler", disk);
 	assert_int_equal(mkdir(disk, 0777), 0);
-	if (geteuid() != 0 || mount("tmpfs", disk, "tmpfs", 0, "size=8m") < 0) {
-		free(big);
+	if (geteuid() != 0 || mount("tmpfs", disk, "tmpfs", 0, "size=32m") < 0) {
 		print_message("skipped: no right to mount a small file system\n");
 		skip();
 	}
 	store_close(p->store);
-	snprintf(dir, sizeof dir, "%s/state", disk);
 	assert_int_equal(store_open(dir, false, &p->store, &err), 0);
-	memset(big, 'x', 6 << 20);
-	big[6 << 20] = '\0';
-	char source[160];
-	snprintf(source, sizeof source, "%s/filler", disk);
-	/* Room for the output in the staging directory, and none for it in the store. */
 	assert_int_equal(place_run(p, "stage \"small\" {\n $N\n text = \"fits\"\n}\n"), 0);
-	char command[300];
-	snprintf(command, sizeof command, "head -c 3000000 /dev/urandom > %s", source);
-	assert_int_equal(system(command), 0);
-	struct strbuf text = STRBUF_INIT;
-	strbuf_addf(&text, "stage \"large\" {\n $L text = \"%.*s\"\n}\n", 3 << 20, big);
-	int code = place_run(p, text.data);
-	print_message("%s\n", p->err.message);
-	assert_int_equal(code, 4);
+	/* Room for the output of 3 MiB in the staging directory, and none for it in the store. */
+	strbuf_adds(&text, "stage \"large\" {\n $L number = 3145728\n does = \"large\"\n}\n");
+	fill_disk(disk, filler, 4 << 20);
+	assert_int_equal(place_run(p, text.data), 4);
 	assert_int_equal(p->err.class, ERR_INFRA);
-	assert_int_equal(unlink(source), 0);
-	code = place_run(p, text.data);
-	print_message("%s\n", p->err.message);
-	assert_int_equal(code, 0);
+	assert_non_null(strstr(p->err.message, "stage \"large\": output \"out\": "));
+	assert_non_null(strstr(p->err.message, "full"));
+	assert_int_equal(executions(p, "large"), 1); /* to run it again would not help */
+	assert_int_equal(unlink(filler), 0);
+	assert_int_equal(place_run(p, text.data), 0);
 	assert_int_equal(result_of(p, "large").outputs[0].artifact.size, 3 << 20);
 	store_close(p->store);
 	assert_int_equal(umount2(disk, MNT_DETACH), 0);
 	assert_int_equal(store_open(p->state, false, &p->store, &err), 0);
 	strbuf_free(&text);
-	free(big);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, place_setup, place_teardown)

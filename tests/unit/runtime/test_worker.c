@@ -14,7 +14,7 @@ static void a_message_comes_out_as_it_went_in_however_it_is_cut(void **state)
 	struct message in = {.type = MESSAGE_METRIC,
 			     .code = -3,
 			     .step = 1LL << 40,
-			     .done = UINT64_MAX,
+			     .done = INT64_MAX,
 			     .total = 7,
 			     .value = -0.125,
 			     .name = "loss",
@@ -29,7 +29,7 @@ static void a_message_comes_out_as_it_went_in_however_it_is_cut(void **state)
 	assert_int_equal(message_unpack(b.data, b.len, &out, &a, &err), b.len);
 	assert_int_equal(out.type, MESSAGE_METRIC);
 	assert_int_equal(out.code, -3);
-	assert_true(out.step == 1LL << 40 && out.done == UINT64_MAX && out.total == 7 && out.value == -0.125);
+	assert_true(out.step == 1LL << 40 && out.done == INT64_MAX && out.total == 7 && out.value == -0.125);
 	assert_string_equal(out.name, "loss");
 	assert_string_equal(out.text, "täxt");
 	assert_string_equal(out.hint, "");

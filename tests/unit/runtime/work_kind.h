@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -167,6 +168,11 @@ static int work_run(struct stage_ctx *ctx, struct error *err)
 	}
 
 	strbuf_adds(&made, ctx_str(ctx, "text"));
+	if (strcmp(does, "large") == 0) { /* number bytes that no compression makes less */
+		uint64_t random = 1;
+		for (int64_t i = 0; i < ctx_int(ctx, "number"); i++)
+			strbuf_addc(&made, (char)((random = random * 6364136223846793005u + 1) >> 56));
+	}
 	if (strcmp(does, "random") == 0)
 		strbuf_addf(&made, "%llu", (unsigned long long)clock_mono_ns());
 	for (int i = 0; i < 2; i++)
@@ -341,7 +347,7 @@ static void place_observe(const struct event *e, void *arg)
 	}
 }
 
-static int place_run_with(struct place *p, const char *text, struct plan_options plan)
+static inline int place_run_with(struct place *p, const char *text, struct plan_options plan)
 {
 	struct run_options o = {.plan = plan,
 				.jobs = p->jobs ? p->jobs : 2,
@@ -357,18 +363,18 @@ static int place_run_with(struct place *p, const char *text, struct plan_options
 	return run_graph(p->store, place_graph(p, text), &o, &p->run, &p->err);
 }
 
-static int place_run(struct place *p, const char *text)
+static inline int place_run(struct place *p, const char *text)
 {
 	return place_run_with(p, text, (struct plan_options){0});
 }
 
-static bool told(const struct place *p, const char *line)
+static inline bool told(const struct place *p, const char *line)
 {
 	return p->events.data && strstr(p->events.data, line);
 }
 
 /* The record of a stage in the last run. */
-static struct run_stage recorded(struct place *p, const char *name)
+static inline struct run_stage recorded(struct place *p, const char *name)
 {
 	struct error err = ERROR_INIT;
 	struct run_info info;
@@ -382,19 +388,19 @@ static struct run_stage recorded(struct place *p, const char *name)
 	return (struct run_stage){0};
 }
 
-static enum stage_status status_of_stage(struct place *p, const char *name)
+static inline enum stage_status status_of_stage(struct place *p, const char *name)
 {
 	return recorded(p, name).status;
 }
 
 /* How often a stage with $L was executed. */
-static int executions(const struct place *p, const char *name)
+static inline int executions(const struct place *p, const char *name)
 {
 	return work_count(p->notes, name);
 }
 
 /* The recorded result of a stage of the last run. */
-static struct result result_of(struct place *p, const char *name)
+static inline struct result result_of(struct place *p, const char *name)
 {
 	struct run_stage st = recorded(p, name);
 	struct error err = ERROR_INIT;
@@ -408,7 +414,7 @@ static struct result result_of(struct place *p, const char *name)
 }
 
 /* What a stage of the last run made, as text. */
-static const char *content(struct place *p, const char *name)
+static inline const char *content(struct place *p, const char *name)
 {
 	struct result r = result_of(p, name);
 	struct error err = ERROR_INIT;
@@ -424,7 +430,7 @@ static const char *content(struct place *p, const char *name)
 }
 
 /* As if garbage collection had taken the bytes of a stage's output. */
-static void evict(struct place *p, const char *name)
+static inline void evict(struct place *p, const char *name)
 {
 	struct result r = result_of(p, name);
 	sqlite3_stmt *gone;

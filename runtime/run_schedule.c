@@ -467,6 +467,7 @@ void schedule_stages(struct runner *r)
 			break;
 		heed_deadlines(r);
 		wait_for_workers(r, fds);
+		run_emit(r, &(struct event){.type = EVENT_TICK});
 	}
 	free(fds);
 }

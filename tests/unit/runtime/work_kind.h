@@ -324,6 +324,7 @@ static void place_observe(const struct event *e, void *arg)
 	struct place *p = arg;
 
 	switch (e->type) {
+	case EVENT_TICK: break;
 	case EVENT_RUN_STARTED: strbuf_adds(&p->events, "begin\n"); break;
 	case EVENT_STAGE_WAITING: strbuf_addf(&p->events, "waiting %s\n", e->name); break;
 	case EVENT_STAGE_STARTED: strbuf_addf(&p->events, "started %s %d\n", e->name, e->attempt); break;

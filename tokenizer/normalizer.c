@@ -172,7 +172,8 @@ static void map_chars(const struct normalizer *z, const struct aligned *a, struc
 		len = utf8_decode(a->s + i, a->n - i, &cp);
 		utf8proc_int32_t c = (utf8proc_int32_t)cp;
 		if (z->kind == NORMALIZE_STRIP_ACCENTS) {
-			if (utf8proc_category(c) != UTF8PROC_CATEGORY_MN)
+			utf8proc_category_t k = utf8proc_category(c);
+			if (k < UTF8PROC_CATEGORY_MN || k > UTF8PROC_CATEGORY_ME)
 				aligned_copy(out, a, i, i + len);
 			continue;
 		}

@@ -16,7 +16,7 @@ enum normalizer_kind {
 	NORMALIZE_STRIP,         /* white space off the ends */
 	NORMALIZE_UNICODE,       /* a normalization form, by utf8proc */
 	NORMALIZE_LOWERCASE,
-	NORMALIZE_STRIP_ACCENTS, /* removes nonspacing marks */
+	NORMALIZE_STRIP_ACCENTS, /* removes combining marks */
 };
 
 struct normalizer {

@@ -488,10 +488,12 @@ static int read_merges(struct bpe *b, const json_t *merges, const struct place *
 			return error_set(err, ERR_USAGE, "%s: \"merges\"[%zu] must be two tokens", p->name,
 					 i);
 		if (bpe_add_merge(b, left, left_len, right, right_len))
-			return error_set(err, ERR_USAGE,
-					 "%s: \"merges\"[%zu]: \"%s\" and \"%s\", or what they make, are not "
-					 "in the vocabulary",
-					 p->name, i, left, right);
+			return error_set(
+				err, ERR_USAGE,
+				"%s: \"merges\"[%zu]: \"%.*s\" and \"%.*s\", or what they make, are not "
+				"in the vocabulary",
+				p->name, i, (int)(left_len < 100 ? left_len : 100), left,
+				(int)(right_len < 100 ? right_len : 100), right);
 	}
 	return 0;
 }

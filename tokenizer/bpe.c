@@ -83,11 +83,9 @@ int bpe_add(struct bpe *b, const char *text, size_t len, int32_t id)
 {
 	if (b->text[id])
 		return -1;
-	char *copy = xstrndup(text, len);
-	if (strmap_add(&b->index, copy, len, id) >= 0) {
-		free(copy);
+	char *copy = arena_strndup(&b->arena, text, len);
+	if (strmap_add(&b->index, copy, len, id) >= 0)
 		return -1;
-	}
 	b->text[id] = copy;
 	b->len[id] = (uint32_t)len;
 	return 0;
@@ -153,11 +151,33 @@ int bpe_add_merge(struct bpe *b, const char *left, size_t left_len, const char *
 static bool has_inner_space(const char *s, size_t n)
 {
 	for (size_t i = 1; i + 3 <= n; i++) {
-		if (memcmp(s + i, "\xe2\x96\x81", 3) == 0 &&
+		if (s[i] == '\xe2' && memcmp(s + i, "\xe2\x96\x81", 3) == 0 &&
 		    !(i >= 3 && memcmp(s + i - 3, "\xe2\x96\x81", 3) == 0))
 			return true;
 	}
 	return false;
+}
+
+/* Whether merging can make a token that has ▁ behind another character. */
+static bool makes_inner_space(const struct bpe *b)
+{
+	uint8_t *made = NULL; /* by rank: by id, whether a merge makes it; only once a token asks for it */
+	bool found = false;
+
+	for (size_t i = 0; i < b->n && !found; i++) {
+		if (!b->text[i] || !has_inner_space(b->text[i], b->len[i]))
+			continue;
+		if (!b->by_score && !made) {
+			made = xcalloc(b->n, 1);
+			for (size_t k = 0; k <= b->merge_mask; k++) {
+				if (b->merges[k].rank != RANK_NONE)
+					made[b->merges[k].id] = 1;
+			}
+		}
+		found = b->by_score ? b->rank[i] != RANK_NONE : made[i];
+	}
+	free(made);
+	return found;
 }
 
 void bpe_finish(struct bpe *b)
@@ -171,23 +191,13 @@ void bpe_finish(struct bpe *b)
 		b->byte[i] = b->byte_fallback ? strmap_get(&b->index, name, 6) : -1;
 	}
 	/* ▁ must be a token itself: an unknown ▁ would fuse with the unknown before it. */
-	b->cut_at_space = !b->ignore_merges && strmap_get(&b->index, "\xe2\x96\x81", 3) >= 0;
-	if (b->by_score) {
-		for (size_t i = 0; i < b->n && b->cut_at_space; i++)
-			b->cut_at_space = b->rank[i] == RANK_NONE || !has_inner_space(b->text[i], b->len[i]);
-	} else {
-		for (size_t i = 0; i <= b->merge_mask && b->cut_at_space; i++) {
-			const struct merge_slot *m = &b->merges[i];
-			b->cut_at_space = m->rank == RANK_NONE ||
-					  !has_inner_space(b->text[m->id], b->len[m->id]);
-		}
-	}
+	b->cut_at_space = !b->ignore_merges && strmap_get(&b->index, "\xe2\x96\x81", 3) >= 0 &&
+			  !makes_inner_space(b);
 }
 
 void bpe_free(struct bpe *b)
 {
-	for (size_t i = 0; i < b->n; i++)
-		free(b->text[i]);
+	arena_free(&b->arena);
 	free(b->text);
 	free(b->len);
 	free(b->rank);

@@ -24,6 +24,7 @@ struct merge_slot {
 };
 
 struct bpe {
+	struct arena arena;  /* holds the texts */
 	char **text;         /* (n) by id, NUL-terminated; NULL: the model has no such id */
 	uint32_t *len;       /* (n) bytes */
 	size_t n;            /* one more than the highest id of the model */

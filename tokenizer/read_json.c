@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "tokenizer/chars.h"
+#include "tokenizer/tables.h"
 
 /* Where in the file an object is: "FILE: pre_tokenizer.pretokenizers[1]". */
 struct place {
@@ -429,75 +431,6 @@ static int read_added_token(struct tokenizer *t, const json_t *j, const struct p
 	return 0;
 }
 
-static int read_vocab(struct bpe *b, json_t *vocab, const struct place *p, struct error *err)
-{
-	const char *key;
-	size_t len;
-	json_t *value;
-	int32_t id, highest = -1;
-
-	if (!json_is_object(vocab) || json_object_size(vocab) == 0)
-		return wrong(p, "vocab", "an object with tokens", vocab, err);
-	json_object_keylen_foreach(vocab, key, len, value)
-	{
-		if (get_id(value, p, "vocab", &id, err))
-			return -1;
-		highest = id > highest ? id : highest;
-	}
-	bpe_reserve(b, (size_t)highest + 1);
-	json_object_keylen_foreach(vocab, key, len, value)
-	{
-		id = (int32_t)json_integer_value(value);
-		if (bpe_add(b, key, len, id))
-			return error_set(err, ERR_USAGE,
-					 "%s: \"vocab\": \"%s\" and \"%s\" both have the id %d", p->name, key,
-					 b->text[id] ? b->text[id] : "", (int)id);
-	}
-	return 0;
-}
-
-/* "a b", or ["a", "b"] in newer files, where tokens may contain spaces. */
-static int read_merges(struct bpe *b, const json_t *merges, const struct place *p, struct error *err)
-{
-	const json_t *j;
-	size_t i;
-
-	if (!json_is_array(merges))
-		return wrong(p, "merges", "an array", merges, err);
-	bpe_reserve_merges(b, json_array_size(merges));
-	json_array_foreach(merges, i, j)
-	{
-		const json_t *l = json_array_get(j, 0), *r = json_array_get(j, 1);
-		const char *left = NULL, *right = NULL;
-		size_t left_len = 0, right_len = 0;
-		if (json_is_string(j)) {
-			left = json_string_value(j);
-			const char *space = memchr(left, ' ', json_string_length(j));
-			if (space) {
-				left_len = (size_t)(space - left);
-				right = space + 1;
-				right_len = json_string_length(j) - left_len - 1;
-			}
-		} else if (json_is_string(l) && json_is_string(r) && json_array_size(j) == 2) {
-			left = json_string_value(l);
-			left_len = json_string_length(l);
-			right = json_string_value(r);
-			right_len = json_string_length(r);
-		}
-		if (!right)
-			return error_set(err, ERR_USAGE, "%s: \"merges\"[%zu] must be two tokens", p->name,
-					 i);
-		if (bpe_add_merge(b, left, left_len, right, right_len))
-			return error_set(
-				err, ERR_USAGE,
-				"%s: \"merges\"[%zu]: \"%.*s\" and \"%.*s\", or what they make, are not "
-				"in the vocabulary",
-				p->name, i, (int)(left_len < 100 ? left_len : 100), left,
-				(int)(right_len < 100 ? right_len : 100), right);
-	}
-	return 0;
-}
-
 static int read_bpe(struct tokenizer *t, const json_t *model, const struct place *p, struct error *err)
 {
 	const char *type = "BPE", *unk = NULL, *affix;
@@ -528,9 +461,11 @@ static int read_bpe(struct tokenizer *t, const json_t *model, const struct place
 		if (*affix)
 			return unsupported(p, affixes[i], affix, err);
 	}
-	if (read_vocab(b, json_object_get(model, "vocab"), p, err) ||
-	    read_merges(b, json_object_get(model, "merges"), p, err))
-		return -1;
+	/* The two are read already, and 0 here now, unless they are of the wrong type. */
+	if (b->n == 0)
+		return wrong(p, "vocab", "an object with tokens", json_object_get(model, "vocab"), err);
+	if (!b->merges)
+		return wrong(p, "merges", "an array", json_object_get(model, "merges"), err);
 	if (unk && *unk) {
 		b->unk = t->unk = strmap_get(&b->index, unk, strlen(unk));
 		if (b->unk < 0)
@@ -558,9 +493,14 @@ static int section(struct tokenizer *t, const json_t *root, const char *key, con
 int tokenizer_read_json(struct tokenizer *t, const char *path, struct error *err)
 {
 	struct place file = {""}, model;
-	json_t *root = json_read(path, err);
+	size_t n;
+	char *text = file_read(path, &n, err);
 	int failed = -1;
 
+	if (!text)
+		return -1;
+	json_t *root = tables_read(&t->bpe, text, &n, path, err) ? NULL : json_parse(text, n, path, err);
+	free(text);
 	if (!root)
 		return -1;
 	t->source = xstrdup(path);

@@ -282,6 +282,15 @@ static void malformed_json_is_an_error_that_names_the_key(void **state)
 	refuse("{\"model\":{\"vocab\":{\"a\":99999999999},\"merges\":[]}}", "\"vocab\"");
 	refuse("{\"model\":{\"vocab\":{\"a\":1.5},\"merges\":[]}}", "\"vocab\"");
 	refuse("{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", "both have the id 0");
+	refuse("{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", "\"a\" is there twice");
+	refuse("{\"model\":{\"vocab\":{\"a\":0},\"vocab\":{\"b\":0},\"merges\":[]}}", "not valid JSON");
+	refuse("{\"model\":{\"vocab\":{\"a\":0,},\"merges\":[]}}", "\"vocab\" is malformed at byte 25");
+	refuse("{\"model\":{\"vocab\":{\"a\" 0},\"merges\":[]}}", "a colon is wanted");
+	refuse("{\"model\":{\"vocab\":{\"\\ud800\":0},\"merges\":[]}}", "surrogate");
+	refuse("{\"model\":{\"vocab\":{\"\\u12\":0},\"merges\":[]}}", "hexadecimal");
+	refuse("{\"model\":{\"vocab\":{\"\\q\":0},\"merges\":[]}}", "an unknown escape");
+	refuse("{\"model\":{\"vocab\":{\"\xff\":0},\"merges\":[]}}", "not valid UTF-8");
+	refuse("{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a a\"", "not valid JSON");
 	refuse("{\"model\":{\"vocab\":{\"a\":0}}}", "\"merges\" must be an array");
 	refuse("{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", "\"merges\"[0]: \"a\" and \"b\"");
 	refuse("{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"ab\"]}}", "\"merges\"[0] must be two tokens");
@@ -316,8 +325,7 @@ static void damaged_models_are_errors(void **state)
 
 	(void)state;
 	SKIP_WITHOUT(source);
-	char *bytes = file_read(source, &n, &err), *dir = temp_dir(),
-	     *path = path_join(dir, "tokenizer.model");
+	char *bytes = file_read(source, &n, &err), *dir = temp_dir();
 	assert_non_null(bytes);
 	for (size_t i = 0; i < 400; i++) {
 		struct tokenizer *t = NULL;
@@ -325,11 +333,9 @@ static void damaged_models_are_errors(void **state)
 		char old = bytes[at];
 		if (i % 2)
 			bytes[at] = (char)(i % 3 ? 0xff : bytes[at] ^ 1 << i % 7);
-		FILE *f = fopen(path, "wb");
-		assert_int_equal(fwrite(bytes, 1, length, f), length);
-		fclose(f);
+		write_file(dir, "tokenizer.model", bytes, length);
 		bytes[at] = old;
-		if (tokenizer_open(path, &t, &err)) {
+		if (tokenizer_open(dir, &t, &err)) {
 			assert_non_null(strstr(err.message, "tokenizer.model"));
 			refused++;
 		} else {
@@ -342,22 +348,46 @@ static void damaged_models_are_errors(void **state)
 	}
 	assert_true(refused >= 200 && opened > 0);
 	free(bytes);
-	free(path);
 	temp_remove(dir);
 }
 
-/* One piece ("a", NORMAL) and a trainer_spec with this model type. */
+/* The same for a tokenizer.json, at every byte. */
+static void damaged_json_opens_or_is_an_error(void **state)
+{
+	struct error err = ERROR_INIT;
+	char bytes[] = SMALL, *dir = temp_dir();
+	size_t n = sizeof bytes - 1, refused = 0;
+
+	(void)state;
+	for (size_t i = 0; i < 2 * n; i++) {
+		struct tokenizer *t = NULL;
+		size_t at = i / 2;
+		char old = bytes[at];
+		if (i % 2)
+			bytes[at] = "\"{}[],:0\\"[at % 9];
+		write_file(dir, "tokenizer.json", bytes, i % 2 ? n : at);
+		bytes[at] = old;
+		if (tokenizer_open(dir, &t, &err)) {
+			assert_int_equal(err.class, ERR_USAGE);
+			refused++;
+		}
+		tokenizer_free(t);
+	}
+	assert_true(refused > n);
+	temp_remove(dir);
+}
+
+/* Opening a tokenizer.model of these bytes fails with a message that has `want`. */
 static void refuse_model(const char *bytes, size_t n, const char *want)
 {
 	struct error err = ERROR_INIT;
 	struct tokenizer *t = NULL;
-	char *dir = temp_dir(), *path = path_join(dir, "tokenizer.model");
+	char *dir = temp_dir();
 
-	assert_int_equal(file_write_atomic(path, bytes, n, &err), 0);
+	write_file(dir, "tokenizer.model", bytes, n);
 	assert_int_equal(tokenizer_open(dir, &t, &err), -1);
 	if (!strstr(err.message, want))
 		fail_msg("\"%s\" does not say \"%s\"", err.message, want);
-	free(path);
 	temp_remove(dir);
 }
 
@@ -428,6 +458,7 @@ int main(void)
 		cmocka_unit_test(threads_may_share_a_tokenizer),
 		cmocka_unit_test(malformed_json_is_an_error_that_names_the_key),
 		cmocka_unit_test(damaged_models_are_errors),
+		cmocka_unit_test(damaged_json_opens_or_is_an_error),
 		cmocka_unit_test(models_of_other_kinds_are_errors_that_say_so),
 		cmocka_unit_test(a_directory_without_a_tokenizer_is_an_error),
 	};

@@ -47,20 +47,22 @@ static int padded(int width)
 /* Softmax of the first n of row, zeros behind them up to width (a multiple of LANES); gives the log-sum-exp. */
 CLONES static float softmax_row(float *row, int n, int width)
 {
-	float lane[LANES], max, inverse;
+	float lane[LANES];
 	int used = (n + LANES - 1) / LANES * LANES;
 
-	for (int i = n; i < used; i++)
-		row[i] = -INFINITY;
 	for (int j = 0; j < LANES; j++)
 		lane[j] = -INFINITY;
 	for (int i = 0; i < used; i += LANES)
-		for (int j = 0; j < LANES; j++)
-			lane[j] = row[i + j] > lane[j] ? row[i + j] : lane[j];
+		for (int j = 0; j < LANES; j++) {
+			float x = i + j < n ? row[i + j] : -INFINITY;
+
+			lane[j] = x > lane[j] ? x : lane[j];
+		}
 	for (int half = LANES / 2; half > 0; half /= 2)
 		for (int j = 0; j < half; j++)
 			lane[j] = lane[j + half] > lane[j] ? lane[j + half] : lane[j];
-	max = lane[0];
+	float max = lane[0];
+
 	for (int j = 0; j < LANES; j++)
 		lane[j] = 0;
 	for (int i = 0; i < used; i += LANES)
@@ -68,16 +70,13 @@ CLONES static float softmax_row(float *row, int n, int width)
 			float e = exp_fast(row[i + j] - max);
 
 			row[i + j] = e;
-			lane[j] += e; /* beyond n it is 1e-38 */
+			lane[j] += i + j < n ? e : 0.0f;
 		}
-	float sum = lanes_sum(lane);
+	float sum = lanes_sum(lane), inverse = 1.0f / sum;
 
-	inverse = 1.0f / sum;
-	for (int i = 0; i < used; i += LANES)
+	for (int i = 0; i < width; i += LANES)
 		for (int j = 0; j < LANES; j++)
-			row[i + j] *= inverse;
-	for (int i = n; i < width; i++)
-		row[i] = 0;
+			row[i + j] = i + j < n ? row[i + j] * inverse : 0.0f;
 	return max + logf(sum);
 }
 
@@ -154,20 +153,14 @@ void cpu_attention(const struct attention *s, const float *q, const float *k, co
  * width, a multiple of LANES. */
 CLONES static void score_grad(float *p, float *dp, int n, int width, float lse, float delta, float scale)
 {
-	n = n < 0 ? 0 : n;
-	int used = (n + LANES - 1) / LANES * LANES;
-
-	for (int i = n; i < used; i++)
-		p[i] = dp[i] = 0;
-	for (int i = 0; i < used; i += LANES)
+	for (int i = 0; i < width; i += LANES)
 		for (int j = 0; j < LANES; j++) {
-			float e = exp_fast(p[i + j] - lse);
+			float e = i + j < n ? exp_fast(p[i + j] - lse) : 0.0f;
+			float d = i + j < n ? (dp[i + j] - delta) * scale : 0.0f;
 
 			p[i + j] = e;
-			dp[i + j] = e * (dp[i + j] - delta) * scale;
+			dp[i + j] = e * d;
 		}
-	for (int i = n; i < width; i++)
-		p[i] = dp[i] = 0;
 }
 
 CLONES static float dot(const float *x, const float *y, int n)

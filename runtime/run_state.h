@@ -85,6 +85,8 @@ struct runner {
 	size_t nsleepers;
 	struct attempt **attempts;
 	size_t nattempts;
+	struct attempt **ended;    /* to be freed, once what can start has started: their clearing away need not be waited for */
+	size_t nended, ended_cap;
 	size_t jobs;
 
 	double cpus, cpus_used;
@@ -94,7 +96,9 @@ struct runner {
 	uint64_t devices_used;
 
 	char *staging;             /* of this run: a directory per attempt; NULL until the first stage starts */
-	int stop;                /* how often the run was asked to stop, as far as it is seen to */
+	char **spare;              /* emptied directories of attempts, for the next ones; at most `jobs` */
+	size_t nspare;
+	int stop;                  /* how often the run was asked to stop, as far as it is seen to */
 	bool was_stopped;        /* a stage did not finish because of it */
 	struct error first;      /* the first failure */
 	struct error unrecorded; /* the first failure to write the history */
@@ -138,7 +142,7 @@ void attempt_kill(struct attempt *a);
 /* After the end of the control stream: collects the worker and stores what it made. 0: result holds the
  * recorded result. -1: err says why not; *final: to try again makes no sense. Frees nothing. */
 int attempt_end(struct runner *r, struct attempt *a, struct result *result, bool *final, struct error *err);
-/* Removes the staging directory and all memory. */
+/* Empties the attempt's directory and frees all memory. */
 void attempt_free(struct runner *r, struct attempt *a);
 
 /* ---- run_schedule.c ---- */

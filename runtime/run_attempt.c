@@ -45,7 +45,8 @@ static int prepare(struct runner *r, struct attempt *a, struct error *err)
 	for (size_t o = 0; o < n->noutputs; o++)
 		outputs[o] = arena_printf(&a->arena, "%s/out.%s", a->dir, n->outputs[o].name);
 	a->ctx.scratch = a->dir;
-	char *checkpoint = arena_printf(&a->arena, "%s/in.-checkpoint", a->dir); /* no name of an input begins so */
+	char *checkpoint = arena_printf(&a->arena, "%s/in.-checkpoint",
+					a->dir); /* no name of an input begins so */
 	int found = checkpoint_fetch(r->store, &st->key, checkpoint, &a->ctx.checkpoint_step, err);
 	if (found > 0)
 		a->ctx.checkpoint = checkpoint;

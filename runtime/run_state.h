@@ -12,6 +12,7 @@
 /* Lines of one attempt that are kept, in bytes; the rest is dropped, and the log says so. */
 #define LOG_MAX_BYTES ((uint64_t)64 << 20)
 #define TAIL_LINES    3
+#define TAIL_BYTES    300 /* of each */
 #define INFRA_RETRIES 3
 
 enum task_state {
@@ -85,7 +86,8 @@ struct runner {
 	size_t nsleepers;
 	struct attempt **attempts;
 	size_t nattempts;
-	struct attempt **ended;    /* to be freed, once what can start has started: their clearing away need not be waited for */
+	struct attempt **
+		ended; /* to be freed, once what can start has started: their clearing away need not be waited for */
 	size_t nended, ended_cap;
 	size_t jobs;
 
@@ -95,10 +97,10 @@ struct runner {
 	size_t ndevices;
 	uint64_t devices_used;
 
-	char *staging;             /* of this run: a directory per attempt; NULL until the first stage starts */
-	char **spare;              /* emptied directories of attempts, for the next ones; at most `jobs` */
+	char *staging; /* of this run: a directory per attempt; NULL until the first stage starts */
+	char **spare;  /* emptied directories of attempts, for the next ones; at most `jobs` */
 	size_t nspare;
-	int stop;                  /* how often the run was asked to stop, as far as it is seen to */
+	int stop;                /* how often the run was asked to stop, as far as it is seen to */
 	bool was_stopped;        /* a stage did not finish because of it */
 	struct error first;      /* the first failure */
 	struct error unrecorded; /* the first failure to write the history */

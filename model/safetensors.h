@@ -21,7 +21,7 @@ struct tensor {
 	const void *data;               /* into the map; valid until the file is closed; aligned to the dtype or not:
 	                                 * read through memcpy or the conversion functions */
 	uint64_t bytes;
-	const char *file;               /* the shard it is in, for messages and for merge */
+	const char *file;               /* path of the shard it is in, for messages and for merge */
 };
 
 size_t tensor_dtype_size(enum tensor_dtype d);
@@ -40,8 +40,12 @@ size_t tensors_count(const struct tensors *t);
 const struct tensor *tensors_at(const struct tensors *t, size_t i); /* sorted by name */
 const struct tensor *tensors_find(const struct tensors *t, const char *name); /* NULL when absent */
 
+/* The value of key in the "__metadata__" of the first file, or NULL; valid until tensors_close. */
+const char *tensors_metadata(const struct tensors *t, const char *key);
+
 /* Writes one file. All tensors are declared first (their data pointer may be NULL), then their bytes are given in the
- * order of the file, which is: larger element size first, then name (as the safetensors library sorts). */
+ * order of the file, which is the safetensors library's: by dtype (I64 F64 F32 I32 BF16 F16 I16 I8 U8 BOOL: larger
+ * elements first, so that every tensor is aligned), then by name. */
 struct tensors_writer;
 /* declared: name, dtype, shape; metadata: NULL-terminated key, value, key, value …; {"format","pt"} is always there.
  * The header is padded with spaces to a multiple of 8. Writes to path directly: the caller stages. */

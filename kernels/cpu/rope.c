@@ -1,0 +1,44 @@
+/* Rotary positions. */
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/simd.h"
+
+void cpu_rope_table(float theta, int head_dim, int positions, float *cos_out, float *sin_out)
+{
+	int half = head_dim / 2;
+
+	for (int i = 0; i < half; i++) {
+		float exponent = (float)(2 * i) / (float)head_dim;
+		float frequency = 1.0f / (float)pow(theta, exponent);
+
+		for (int p = 0; p < positions; p++) {
+			float angle = (float)p * frequency;
+
+			cos_out[(ptrdiff_t)p * half + i] = (float)cos(angle);
+			sin_out[(ptrdiff_t)p * half + i] = (float)sin(angle);
+		}
+	}
+}
+
+CLONES static void rotate(const float *c, const float *s, int heads, int half, float sign, float *x)
+{
+	for (int h = 0; h < heads; h++, x += 2 * half)
+		for (int i = 0; i < half; i++) {
+			float a = x[i], b = x[half + i], si = sign * s[i];
+
+			x[i] = a * c[i] - b * si;
+			x[half + i] = b * c[i] + a * si;
+		}
+}
+
+void cpu_rope(const float *c, const float *s, const int32_t *position, int n, int heads, int head_dim,
+	      bool inverse, float *x)
+{
+	int half = head_dim / 2;
+
+#pragma omp parallel for if ((double)n * heads * head_dim > 50000)
+	for (int t = 0; t < n; t++)
+		rotate(c + (ptrdiff_t)position[t] * half, s + (ptrdiff_t)position[t] * half, heads, half,
+		       inverse ? -1.0f : 1.0f, x + (ptrdiff_t)t * heads * head_dim);
+}

@@ -15,6 +15,21 @@ if(ANNEAL_SANITIZE)
   target_link_options(anneal_flags INTERFACE -fsanitize=address,undefined)
 endif()
 
+# OpenMP, with gcc's libgomp linked statically: then kernels/cpu/backend.c can choose how its threads wait before it starts,
+# which a shared libgomp reads from the environment too early. Exists as a target only where the compiler has OpenMP.
+find_package(OpenMP COMPONENTS C)
+if(OpenMP_C_FOUND)
+  add_library(anneal_openmp INTERFACE)
+  execute_process(COMMAND ${CMAKE_C_COMPILER} -print-file-name=libgomp.a OUTPUT_VARIABLE static_gomp
+    OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(CMAKE_C_COMPILER_ID STREQUAL "GNU" AND IS_ABSOLUTE "${static_gomp}")
+    target_compile_options(anneal_openmp INTERFACE $<$<COMPILE_LANGUAGE:C>:${OpenMP_C_FLAGS}>)
+    target_link_libraries(anneal_openmp INTERFACE ${static_gomp} Threads::Threads ${CMAKE_DL_LIBS})
+  else()
+    target_link_libraries(anneal_openmp INTERFACE OpenMP::OpenMP_C)
+  endif()
+endif()
+
 # anneal_folder(NAME SOURCES a.c … [LIBS lib …]): the static library of one folder.
 function(anneal_folder name)
   cmake_parse_arguments(A "" "" "SOURCES;LIBS" ${ARGN})

@@ -126,6 +126,7 @@ struct source {
 	uint64_t position; /* bytes read of a plain file */
 	struct archive *archive;
 	unsigned members; /* data files found so far */
+	bool ended;       /* the archive has no more of them */
 };
 
 /* Whether the file begins as an archive or a compressed file does. */
@@ -209,6 +210,8 @@ static int next_member(struct source *s, struct error *err)
 	struct archive_entry *entry;
 	int r;
 
+	if (s->ended)
+		return 0;
 	while ((r = p_archive_read_next_header(s->archive, &entry)) == ARCHIVE_OK || r == ARCHIVE_WARN) {
 		int format = p_archive_format(s->archive);
 		bool raw = format == ARCHIVE_FORMAT_RAW;
@@ -216,9 +219,13 @@ static int next_member(struct source *s, struct error *err)
 			const char *member = p_archive_entry_pathname(entry);
 			enum data_format f = member ? data_format_of(member) : DATA_UNKNOWN;
 			if (p_archive_entry_filetype(entry) != AE_IFREG || !member ||
-			    data_file_ignored(member) || f == DATA_UNKNOWN || f == DATA_ARCHIVE ||
-			    without_compression(member) != strlen(member))
+			    data_file_ignored(member) || f == DATA_UNKNOWN)
 				continue;
+			if (f == DATA_ARCHIVE || without_compression(member) != strlen(member))
+				return error_set(err, ERR_USAGE,
+						 "%s:%s: a compressed file inside an archive cannot be read; "
+						 "unpack the archive",
+						 s->path, member);
 			struct strbuf b = STRBUF_INIT;
 			strbuf_addf(&b, "%s:%s", s->path, member);
 			free(s->name);
@@ -236,6 +243,7 @@ static int next_member(struct source *s, struct error *err)
 	}
 	if (r != ARCHIVE_EOF)
 		return archive_fail(s, err);
+	s->ended = true;
 	/* The "empty" format: a compressed file with nothing in it is one empty data file. */
 	if (s->members == 0 && p_archive_format(s->archive) == ARCHIVE_FORMAT_EMPTY) {
 		s->name = xstrdup(s->path);

@@ -41,7 +41,8 @@ struct source *source_open(const char *path, const char *as, struct error *err);
 /* Moves to the next data file within: 1, 0 when there is no more, -1 on failure. A plain or compressed file
  * has exactly one. In an archive they come in the order in which they are stored (a second pass to sort them
  * would mean to decompress twice); members that are no data files by their name are left out, and so are
- * those that data_file_ignored names. An archive without a data file is ERR_USAGE. */
+ * those that data_file_ignored names. A member that is compressed itself, and an archive without a data
+ * file, are ERR_USAGE. */
 int source_next(struct source *s, struct error *err);
 /* What to call the current data file in messages: "path", or "path:member". Valid until source_next. */
 const char *source_name(const struct source *s);

@@ -238,7 +238,8 @@ static bool check_text(struct checker *c, struct span span, const struct target 
 			diag_label(c->diags, "expected a path or URL");
 			return false;
 		}
-		out->path = resolve_path(c, s, basedir);
+		/* What a stage writes goes where the user stands, not beside the pipeline, which may be installed. */
+		out->path = resolve_path(c, s, a->type == ATTR_TARGET ? "." : basedir);
 	}
 	return true;
 }

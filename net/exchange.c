@@ -313,6 +313,12 @@ static void set_up(struct hop *h, const char *url, const char *method, bool body
 	SET(CURLOPT_LOW_SPEED_TIME, stall < 1 ? 1L : (long)stall);
 	if (o->timeout > 0)
 		SET(CURLOPT_TIMEOUT_MS, (long)(o->timeout * 1000));
+	/* As the curl command does; the library alone knows only the path it was built with. */
+	const char *ca = getenv("CURL_CA_BUNDLE");
+	if (!ca || !*ca)
+		ca = getenv("SSL_CERT_FILE");
+	if (ca && *ca)
+		SET(CURLOPT_CAINFO, ca);
 	if (o->no_proxy)
 		SET(CURLOPT_PROXY, "");
 	SET(CURLOPT_TCP_KEEPALIVE, 1L);

@@ -3,7 +3,8 @@
  * Redirects are followed by our own loop (10 at most): never from https to http; Authorization, Proxy-Authorization
  * and Cookie are dropped for good as soon as scheme, host or port differ. No .netrc, no cookies, no protocols but
  * http and https. There is no limit on the whole of a transfer unless asked for: a connection that stalls is what
- * ends it. Proxies are taken from the environment as curl does (https_proxy, no_proxy).
+ * ends it. Proxies (https_proxy, no_proxy) and the file of trusted certificates (CURL_CA_BUNDLE, SSL_CERT_FILE) are
+ * taken from the environment as the curl command does.
  *
  * Failures that may pass are tried again after rand(0, min(32 s, backoff · 2^n)), or after what Retry-After says, but
  * at most 120 s: HTTP 408, 429 and 5xx, and broken, refused or stalled connections. Bytes that arrive reset the count.

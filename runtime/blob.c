@@ -80,20 +80,20 @@ out:
 
 /* ---- presence ---- */
 
-/* 1: recorded, with size and rowid (0: a file); 0: not; -1 on error. */
-static int blob_find(struct store *s, const struct digest *d, uint64_t *size, int64_t *data,
-		     struct error *err)
+/* 1: recorded, with its size and whether its bytes are inside the database; 0: not; -1 on error. */
+static int blob_find(struct store *s, const struct digest *d, uint64_t *size, bool *inside, struct error *err)
 {
 	sqlite3_stmt *st = store_stmt(s, SQL_BLOB_FIND, err);
 	int found = -1;
 
 	if (!st)
 		return -1;
-	bind_digest(st, 1, d);
+	sqlite3_bind_int64(st, 1, digest_id(d));
+	bind_digest(st, 2, d);
 	int code = sqlite3_step(st);
 	if (code == SQLITE_ROW) {
 		*size = (uint64_t)sqlite3_column_int64(st, 0);
-		*data = sqlite3_column_int64(st, 1);
+		*inside = sqlite3_column_int(st, 1) != 0;
 		found = 1;
 	} else if (code == SQLITE_DONE) {
 		found = 0;
@@ -118,9 +118,9 @@ static bool file_present(struct store *s, const struct digest *d, uint64_t size)
 bool blob_present(struct store *s, const struct digest *d, uint64_t *size)
 {
 	uint64_t n = 0;
-	int64_t data = 0;
+	bool inside = false;
 
-	if (blob_find(s, d, &n, &data, NULL) != 1 || (!data && !file_present(s, d, n)))
+	if (blob_find(s, d, &n, &inside, NULL) != 1 || (!inside && !file_present(s, d, n)))
 		return false;
 	if (size)
 		*size = n;
@@ -129,18 +129,16 @@ bool blob_present(struct store *s, const struct digest *d, uint64_t *size)
 
 /* ---- storing ---- */
 
-static int record(struct store *s, const struct blob_source *b, int64_t data, struct error *err)
+static int record(struct store *s, const struct blob_source *b, bool inside, struct error *err)
 {
 	sqlite3_stmt *st = store_stmt(s, SQL_BLOB_PUT, err);
 
 	if (!st)
 		return -1;
-	bind_digest(st, 1, &b->digest);
-	sqlite3_bind_int64(st, 2, (int64_t)b->st.st_size);
-	if (data)
-		sqlite3_bind_int64(st, 3, data);
-	else
-		sqlite3_bind_null(st, 3);
+	sqlite3_bind_int64(st, 1, digest_id(&b->digest));
+	bind_digest(st, 2, &b->digest);
+	sqlite3_bind_int64(st, 3, (int64_t)b->st.st_size);
+	sqlite3_bind_int(st, 4, inside);
 	return store_step_done(s, st, "recording a blob", err);
 }
 
@@ -212,21 +210,21 @@ static int add_inline(struct store *s, const struct blob_source *b, struct error
 			changed(b->path, err);
 			goto out;
 		}
-		sqlite3_bind_blob64(st, 1, whole, size, SQLITE_STATIC);
+		sqlite3_bind_blob64(st, 2, whole, size, SQLITE_STATIC);
 	} else {
-		sqlite3_bind_zeroblob64(st, 1, size);
+		sqlite3_bind_zeroblob64(st, 2, size);
 	}
+	sqlite3_bind_int64(st, 1, digest_id(&b->digest));
 	failed = store_step_done(s, st, "storing a blob", err);
-	sqlite3_bind_null(st, 1);
-	int64_t row = sqlite3_last_insert_rowid(s->db);
+	sqlite3_bind_null(st, 2);
 	if (!failed && !whole)
-		failed = stream_in(s, fd, row, size, b->path, err);
+		failed = stream_in(s, fd, digest_id(&b->digest), size, b->path, err);
 	if (!failed && fstat(fd, &now) < 0)
 		failed = store_errno(err, b->path);
 	if (!failed && !same_file(&now, &b->st))
 		failed = changed(b->path, err);
 	if (!failed)
-		failed = record(s, b, row, err);
+		failed = record(s, b, true, err);
 out:
 	free(whole);
 	if (fd >= 0)
@@ -288,7 +286,7 @@ static int add_file(struct store *s, const struct blob_source *b, bool *linked, 
 		goto out;
 	}
 	*linked = true;
-	failed = dir_sync(dir, err) || record(s, b, 0, err) ? -1 : 0;
+	failed = dir_sync(dir, err) || record(s, b, false, err) ? -1 : 0;
 out:
 	free(dir);
 	free(blobs);
@@ -327,13 +325,13 @@ static int gone(const struct digest *d, struct error *err)
 	return error_hint(err, "run the pipeline again: the stage that made it runs anew");
 }
 
-static int stream_out(struct store *s, int64_t row, uint64_t size, int fd, const struct digest *d,
-		      const char *to, struct error *err)
+static int stream_out(struct store *s, uint64_t size, int fd, const struct digest *d, const char *to,
+		      struct error *err)
 {
 	sqlite3_blob *io;
 	int failed = 0;
 
-	if (sqlite3_blob_open(s->db, "main", "blob_data", "bytes", row, 0, &io) != SQLITE_OK)
+	if (sqlite3_blob_open(s->db, "main", "blob_data", "bytes", digest_id(d), 0, &io) != SQLITE_OK)
 		return sqlite3_errcode(s->db) == SQLITE_ERROR ? gone(d, err)
 							      : store_sql_error(s, "reading a blob", err);
 	if ((uint64_t)sqlite3_blob_bytes(io) != size)
@@ -352,16 +350,16 @@ static int stream_out(struct store *s, int64_t row, uint64_t size, int fd, const
 	return failed;
 }
 
-static int write_out(struct store *s, int64_t row, uint64_t size, int fd, const struct digest *d,
-		     const char *to, struct error *err)
+static int write_out(struct store *s, uint64_t size, int fd, const struct digest *d, const char *to,
+		     struct error *err)
 {
 	if (size > WHOLE)
-		return stream_out(s, row, size, fd, d, to, err);
+		return stream_out(s, size, fd, d, to, err);
 	sqlite3_stmt *st = store_stmt(s, SQL_BLOB_DATA_GET, err);
 	int failed = -1;
 	if (!st)
 		return -1;
-	sqlite3_bind_int64(st, 1, row);
+	sqlite3_bind_int64(st, 1, digest_id(d));
 	int code = sqlite3_step(st);
 	if (code == SQLITE_ROW && (uint64_t)sqlite3_column_bytes(st, 0) == size)
 		failed = fd_write_all(fd, sqlite3_column_blob(st, 0), size, to, err);
@@ -403,19 +401,19 @@ static int put_file(struct store *s, const struct digest *d, uint64_t size, cons
 int blob_put_at(struct store *s, const struct digest *d, const char *to, bool executable, struct error *err)
 {
 	uint64_t size = 0;
-	int64_t row = 0;
-	int found = blob_find(s, d, &size, &row, err);
+	bool inside = false;
+	int found = blob_find(s, d, &size, &inside, err);
 
 	if (found < 0)
 		return -1;
 	if (!found)
 		return gone(d, err);
-	if (!row)
+	if (!inside)
 		return put_file(s, d, size, to, executable, err);
 	int fd = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, executable ? 0555 : 0444);
 	if (fd < 0)
 		return store_errno(err, to);
-	int failed = write_out(s, row, size, fd, d, to, err);
+	int failed = write_out(s, size, fd, d, to, err);
 	if (close(fd) < 0 && !failed)
 		failed = store_errno(err, to);
 	if (failed) {

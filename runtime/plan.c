@@ -293,19 +293,17 @@ static int tell_reason(struct store *s, struct plan *p, size_t i, struct error *
 static int make_key(struct store *s, struct plan *p, size_t i, const struct digest *inputs, struct error *err)
 {
 	struct plan_stage *st = &p->stages[i];
-	struct strbuf b = STRBUF_INIT;
+	struct strbuf *b = &p->record;
 
-	if (key_preimage(s, &p->graph->stages[i], st->pin, inputs, &b, err) < 0) {
-		strbuf_free(&b);
+	strbuf_clear(b);
+	if (key_preimage(s, &p->graph->stages[i], st->pin, inputs, b, err) < 0)
 		return -1;
-	}
-	uint8_t *copy = arena_alloc(&p->arena, b.len);
-	memcpy(copy, b.data, b.len);
+	uint8_t *copy = arena_alloc(&p->arena, b->len);
+	memcpy(copy, b->data, b->len);
 	st->preimage = copy;
-	st->preimage_len = b.len;
-	digest_of(b.data, b.len, &st->key);
+	st->preimage_len = b->len;
+	digest_of(b->data, b->len, &st->key);
 	st->has_key = true;
-	strbuf_free(&b);
 	return 0;
 }
 
@@ -563,6 +561,7 @@ void plan_free(struct plan *p)
 	if (!p)
 		return;
 	arena_free(&p->arena);
+	strbuf_free(&p->record);
 	free(p);
 }
 

@@ -72,6 +72,7 @@ struct plan {
 	const struct graph *graph;
 	struct plan_options options;
 	struct plan_stage *stages; /* one per graph stage, same index */
+	struct strbuf record;      /* scratch: the record of the key that is being made */
 };
 
 /* ERR_USAGE for an unknown stage name in the options, and for --from / --only when a result that a selected

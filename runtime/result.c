@@ -87,7 +87,8 @@ static int find_outputs(struct store *s, const struct digest *key, struct arena 
 
 	if (!st)
 		return -1;
-	bind_digest(st, 1, key);
+	sqlite3_bind_int64(st, 1, digest_id(key));
+	bind_digest(st, 2, key);
 	int code = sqlite3_step(st);
 	if (code == SQLITE_ROW)
 		found = unpack_outputs(sqlite3_column_blob(st, 0), (size_t)sqlite3_column_bytes(st, 0), a,
@@ -169,8 +170,9 @@ static int put_result(struct store *s, const struct result *r, struct error *err
 		return -1;
 	pack_outputs(r, &outputs);
 	pack_facts(r, &facts);
-	bind_digest(narrow, 1, &r->key);
-	sqlite3_bind_blob64(narrow, 2, outputs.data, outputs.len, SQLITE_STATIC);
+	sqlite3_bind_int64(narrow, 1, digest_id(&r->key));
+	bind_digest(narrow, 2, &r->key);
+	sqlite3_bind_blob64(narrow, 3, outputs.data, outputs.len, SQLITE_STATIC);
 	bind_digest(wide, 1, &r->key);
 	sqlite3_bind_text(wide, 2, r->kind, -1, SQLITE_STATIC);
 	sqlite3_bind_int(wide, 3, r->version);

@@ -115,6 +115,7 @@ static void prepare_tasks(struct runner *r)
 	}
 	machine_measure(r);
 	r->attempts = arena_alloc(&r->arena, (r->jobs + 1) * sizeof(struct attempt *));
+	r->spare = arena_alloc(&r->arena, (r->jobs + 1) * sizeof(char *));
 }
 
 /* The exit code, and in err the failure that decides it. */
@@ -162,6 +163,8 @@ int run_graph(struct store *s, const struct graph *g, const struct run_options *
 	if (r.open > 0) {
 		prepare_tasks(&r);
 		schedule_stages(&r);
+		while (r.nspare > 0)
+			free(r.spare[--r.nspare]);
 		if (r.staging)
 			store_staging_drop(
 				s, r.staging,

@@ -1,6 +1,7 @@
 /* The life of one attempt in the runner: staging, inputs, start, stop, and what its end means. */
 #include "runtime/run_state.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -43,12 +44,51 @@ static int prepare(struct runner *r, struct attempt *a, struct error *err)
 	}
 	for (size_t o = 0; o < n->noutputs; o++)
 		outputs[o] = arena_printf(&a->arena, "%s/out.%s", a->dir, n->outputs[o].name);
-	a->ctx.scratch = arena_printf(&a->arena, "%s/scratch", a->dir);
-	char *checkpoint = arena_printf(&a->arena, "%s/checkpoint", a->dir);
+	a->ctx.scratch = a->dir;
+	char *checkpoint = arena_printf(&a->arena, "%s/in.-checkpoint",
+					a->dir); /* no name of an input begins so */
 	int found = checkpoint_fetch(r->store, &st->key, checkpoint, &a->ctx.checkpoint_step, err);
 	if (found > 0)
 		a->ctx.checkpoint = checkpoint;
 	return found < 0 ? -1 : 0;
+}
+
+/* A directory of its own for the attempt: that of one that ended, emptied, under a new name, which a straggler of the old one
+ * does not know; making and removing directories is what costs most beside the stage's process. */
+static int make_dir(struct runner *r, const char *path, struct error *err)
+{
+	while (r->nspare > 0) {
+		char *spare = r->spare[--r->nspare];
+		int rc = rename(spare, path);
+		free(spare);
+		if (rc == 0)
+			return 0;
+	}
+	return mkdir(path, 0777) == 0 ? 0 : error_errno(err, error_class_of_errno(errno), "%s", path);
+}
+
+/* Empties the directory and keeps it for another attempt. */
+static void clear_dir(struct runner *r, const char *path)
+{
+	DIR *d = opendir(path);
+	struct dirent *entry;
+	bool clean = d != NULL;
+
+	while (clean && (entry = readdir(d))) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (unlinkat(dirfd(d), entry->d_name, 0) == 0)
+			continue;
+		char *inner = path_join(path, entry->d_name);
+		clean = tree_remove(inner, NULL) == 0;
+		free(inner);
+	}
+	if (d)
+		closedir(d);
+	if (!clean || r->nspare == r->jobs)
+		tree_remove(path, NULL);
+	else
+		r->spare[r->nspare++] = xstrdup(path);
 }
 
 int attempt_start(struct runner *r, size_t i, struct error *err)
@@ -62,10 +102,8 @@ int attempt_start(struct runner *r, size_t i, struct error *err)
 	a->number = r->tasks[i].record->attempts;
 	a->worker = (struct worker){-1, -1, -1, -1};
 	a->dir = arena_printf(&a->arena, "%s/%zu.%d", r->staging, i, a->number);
-	if (mkdir(a->dir, 0777) < 0) {
-		error_errno(err, error_class_of_errno(errno), "%s", a->dir);
+	if (make_dir(r, a->dir, err) < 0)
 		goto fail;
-	}
 	if (prepare(r, a, err) < 0)
 		goto fail;
 	share_take(r, n, &a->share, &a->arena, &a->ctx.devices);
@@ -76,6 +114,7 @@ int attempt_start(struct runner *r, size_t i, struct error *err)
 	r->attempts[r->nattempts++] = a;
 	return 0;
 fail:
+	share_give_back(r, &a->share);
 	attempt_free(r, a);
 	return -1;
 }
@@ -313,8 +352,7 @@ void attempt_free(struct runner *r, struct attempt *a)
 	for (size_t i = 0; i < 3; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
-	share_give_back(r, &a->share);
-	tree_remove(a->dir, NULL);
+	clear_dir(r, a->dir);
 	for (size_t i = 0; i < TAIL_LINES; i++)
 		free(a->tail[i]);
 	free(a->last_stderr);

@@ -54,7 +54,7 @@ static void keep_tail(struct attempt *a, const char *line)
 {
 	free(a->tail[0]);
 	memmove(a->tail, a->tail + 1, (TAIL_LINES - 1) * sizeof *a->tail);
-	a->tail[TAIL_LINES - 1] = xstrndup(line, 300);
+	a->tail[TAIL_LINES - 1] = xstrndup(line, strnlen(line, TAIL_BYTES));
 }
 
 void attempt_log(struct runner *r, struct attempt *a, const char *stream, enum log_level level,
@@ -94,7 +94,7 @@ static void take_line(struct runner *r, struct attempt *a, int which, char *line
 	keep_tail(a, shown);
 	if (which == 1 && *shown) {
 		free(a->last_stderr);
-		a->last_stderr = xstrndup(shown, 300);
+		a->last_stderr = xstrndup(shown, strnlen(shown, TAIL_BYTES));
 	}
 	attempt_log(r, a, which ? "stderr" : "stdout", LOG_INFO, shown);
 }

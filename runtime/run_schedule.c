@@ -334,7 +334,9 @@ static void end_attempt(struct runner *r, size_t k)
 
 	int rc = attempt_end(r, a, &result, &final, &e);
 	r->attempts[k] = r->attempts[--r->nattempts];
-	attempt_free(r, a);
+	share_give_back(r, &a->share);
+	grow(&r->ended, &r->ended_cap, r->nended + 1, sizeof *r->ended);
+	r->ended[r->nended++] = a;
 	if (rc == 0) {
 		r->plan->stages[i].result = result;
 		succeed(r, i, STAGE_DONE, r->plan->stages[i].reason);
@@ -459,15 +461,18 @@ void schedule_stages(struct runner *r)
 {
 	struct pollfd *fds = xmalloc((3 * r->jobs + 1) * sizeof *fds);
 
-	while (r->open > 0) {
+	for (;;) {
 		heed_stop(r);
 		wake_sleepers(r);
 		start_ready(r);
+		while (r->nended > 0)
+			attempt_free(r, r->ended[--r->nended]);
 		if (r->open == 0)
 			break;
 		heed_deadlines(r);
 		wait_for_workers(r, fds);
 		run_emit(r, &(struct event){.type = EVENT_TICK});
 	}
+	free(r->ended);
 	free(fds);
 }

@@ -12,6 +12,7 @@
 /* Lines of one attempt that are kept, in bytes; the rest is dropped, and the log says so. */
 #define LOG_MAX_BYTES ((uint64_t)64 << 20)
 #define TAIL_LINES    3
+#define TAIL_BYTES    300 /* of each */
 #define INFRA_RETRIES 3
 
 enum task_state {
@@ -85,6 +86,9 @@ struct runner {
 	size_t nsleepers;
 	struct attempt **attempts;
 	size_t nattempts;
+	struct attempt **
+		ended; /* to be freed, once what can start has started: their clearing away need not be waited for */
+	size_t nended, ended_cap;
 	size_t jobs;
 
 	double cpus, cpus_used;
@@ -93,7 +97,9 @@ struct runner {
 	size_t ndevices;
 	uint64_t devices_used;
 
-	char *staging;             /* of this run: a directory per attempt; NULL until the first stage starts */
+	char *staging; /* of this run: a directory per attempt; NULL until the first stage starts */
+	char **spare;  /* emptied directories of attempts, for the next ones; at most `jobs` */
+	size_t nspare;
 	int stop;                /* how often the run was asked to stop, as far as it is seen to */
 	bool was_stopped;        /* a stage did not finish because of it */
 	struct error first;      /* the first failure */
@@ -138,7 +144,7 @@ void attempt_kill(struct attempt *a);
 /* After the end of the control stream: collects the worker and stores what it made. 0: result holds the
  * recorded result. -1: err says why not; *final: to try again makes no sense. Frees nothing. */
 int attempt_end(struct runner *r, struct attempt *a, struct result *result, bool *final, struct error *err);
-/* Removes the staging directory and all memory. */
+/* Empties the attempt's directory and frees all memory. */
 void attempt_free(struct runner *r, struct attempt *a);
 
 /* ---- run_schedule.c ---- */

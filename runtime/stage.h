@@ -60,7 +60,7 @@ enum port_kind ctx_input_kind(const struct stage_ctx *ctx, const char *name);
 /* Where the output has to be made: a path inside this attempt's staging directory that does not exist yet. A regular
  * file or a directory made there becomes the artifact. */
 const char *ctx_output(const struct stage_ctx *ctx, const char *name);
-/* A private directory for temporary files, removed afterwards. */
+/* A private directory for temporary files, removed afterwards. Names that begin with "in." or "out." are taken. */
 const char *ctx_scratch(const struct stage_ctx *ctx);
 
 /* ---- reports ---- */

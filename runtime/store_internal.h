@@ -64,6 +64,16 @@ static inline void bind_digest(sqlite3_stmt *st, int i, const struct digest *d)
 	sqlite3_bind_blob(st, i, d->bytes, (int)sizeof d->bytes, SQLITE_STATIC);
 }
 
+/* The row of a digest in results, blobs and blob_data: its first 8 bytes, most significant first. */
+static inline int64_t digest_id(const struct digest *d)
+{
+	uint64_t id = 0;
+
+	for (int i = 0; i < 8; i++)
+		id = id << 8 | d->bytes[i];
+	return (int64_t)id;
+}
+
 static inline bool column_digest(sqlite3_stmt *st, int i, struct digest *d)
 {
 	if (sqlite3_column_bytes(st, i) != (int)sizeof d->bytes)

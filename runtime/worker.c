@@ -10,11 +10,9 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/file.h"
 
 #define PROGRESS_INTERVAL_NS ((uint64_t)100 * 1000 * 1000)
 
@@ -184,23 +182,6 @@ bool ctx_stopping(const struct stage_ctx *ctx)
 {
 	(void)ctx;
 	return stopping;
-}
-
-const char *ctx_scratch(const struct stage_ctx *ctx)
-{
-	struct stage_ctx *c = (struct stage_ctx *)ctx;
-
-	pthread_mutex_lock(&c->lock);
-	if (!c->scratch_made && mkdir(ctx->scratch, 0777) < 0 && errno != EEXIST) {
-		struct error err = ERROR_INIT;
-		error_errno(&err, ERR_INFRA, "%s", ctx->scratch);
-		send_message(c, &(struct message){
-					.type = MESSAGE_RESULT, .code = (int)err.class, .text = err.message});
-		_exit(1);
-	}
-	c->scratch_made = true;
-	pthread_mutex_unlock(&c->lock);
-	return ctx->scratch;
 }
 
 void ctx_log(struct stage_ctx *ctx, enum log_level level, const char *fmt, ...)

@@ -140,3 +140,8 @@ const char *ctx_output(const struct stage_ctx *ctx, const char *name)
 			return ctx->outputs[i];
 	misuse(ctx, name, "it has no such output");
 }
+
+const char *ctx_scratch(const struct stage_ctx *ctx)
+{
+	return ctx->scratch;
+}

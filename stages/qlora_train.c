@@ -213,6 +213,7 @@ struct job {
 	double checkpoint_due; /* clock_mono */
 	double first_loss, last_loss;
 	bool any_loss;
+	double eval_before, eval_after; /* loss on eval; valid where eval.n > 0 */
 };
 
 static void on_metrics(const struct train_metrics *m, void *arg)
@@ -268,7 +269,9 @@ static int evaluate(struct trainer *t, int64_t step, void *arg, struct error *er
 	if (trainer_evaluate(t, job->eval.items, job->eval.n, &loss, &labelled, err))
 		return error_context(err, "eval");
 	ctx_metric(job->ctx, step, "eval_loss", loss);
-	ctx_summary(job->ctx, step ? "held-out loss" : "held-out loss before", "%.4f", loss);
+	if (step == 0)
+		job->eval_before = loss;
+	job->eval_after = loss;
 	return 0;
 }
 
@@ -344,6 +347,10 @@ static void report(struct job *job, const struct train_result *r, double seconds
 		ctx_summary(job->ctx, "first loss", "%.4f", job->first_loss);
 		ctx_summary(job->ctx, "last loss", "%.4f", job->last_loss);
 	}
+	if (job->eval.n) {
+		ctx_summary(job->ctx, "held-out loss before", "%.4f", job->eval_before);
+		ctx_summary(job->ctx, "after", "%.4f", job->eval_after);
+	}
 	if (r->skipped)
 		summary_count(job->ctx, "skipped updates", (uint64_t)r->skipped);
 	if (seconds > 0)
@@ -375,13 +382,14 @@ static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct 
 		error_hint(err, "the next run goes on from there");
 		goto fail;
 	}
-	report(job, &result, resumed ? 0 : clock_mono() - start);
+	const double seconds = clock_mono() - start;
 	ctx_input_digest(ctx, "model", &digest);
 	digest_text(&digest, base);
 	if (evaluate(t, result.steps, job, err) ||
 	    (o->method == METHOD_FULL ? adapter_write_full(out, m, base, err)
 				      : adapter_write(out, trainer_adapter(t), base, o->lora_dropout, err)))
 		goto fail;
+	report(job, &result, resumed ? 0 : seconds);
 	trainer_free(t);
 	return 0;
 fail:

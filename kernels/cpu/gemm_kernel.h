@@ -7,10 +7,11 @@
 typedef float NAME(vec) __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef float NAME(quad) __attribute__((vector_size(16), aligned(4), may_alias));
 
-/* a packed (k, MR), b packed (k, NR); writes rows x cols of c, cols <= nv * VL. rows and
- * nv are constant where this is called. */
-TARGET INLINE void NAME(tile)(const int rows, const int nv, int k, const float *a, const float *b, float *c,
-			      ptrdiff_t ldc, int cols, bool add)
+/* Writes rows x cols of c, cols <= nv * VL. b is packed (k, NR); a is packed: steps of k lda apart; or direct:
+ * rows lda apart. rows, nv
+ * and direct are constant where this is called. */
+TARGET INLINE void NAME(tile)(const int rows, const int nv, const bool direct, int k, const float *a,
+			      ptrdiff_t lda, const float *b, float *c, ptrdiff_t ldc, int cols, bool add)
 {
 	NAME(vec) sum[MR][NV];
 
@@ -19,17 +20,20 @@ TARGET INLINE void NAME(tile)(const int rows, const int nv, int k, const float *
 #pragma GCC unroll 4
 		for (int v = 0; v < nv; v++)
 			sum[i][v] = (NAME(vec)){0};
-	for (int p = 0; p < k; p++, a += MR, b += NR) {
+	for (int p = 0; p < k; p++, b += NR) {
 		NAME(vec) bv[NV];
 
 #pragma GCC unroll 4
 		for (int v = 0; v < nv; v++)
 			bv[v] = *(const NAME(vec) *)(b + v * VL);
 #pragma GCC unroll 16
-		for (int i = 0; i < rows; i++)
+		for (int i = 0; i < rows; i++) {
+			float ai = direct ? a[i * lda + p] : a[p * lda + i];
+
 #pragma GCC unroll 4
 			for (int v = 0; v < nv; v++)
-				sum[i][v] += a[i] * bv[v];
+				sum[i][v] += ai * bv[v];
+		}
 	}
 	if (cols == nv * VL) {
 #pragma GCC unroll 16
@@ -67,15 +71,16 @@ TARGET INLINE void NAME(tile)(const int rows, const int nv, int k, const float *
 	}
 }
 
-TARGET static void NAME(rows)(int rows, int k, const float *a, const float *b, float *c, ptrdiff_t ldc,
-			      int cols, bool add)
+/* The same with rows and nv found at run time. */
+TARGET INLINE void NAME(tile_of)(int rows, const bool direct, int k, const float *a, ptrdiff_t lda,
+				 const float *b, float *c, ptrdiff_t ldc, int cols, bool add)
 {
 #define ROWS(r)                                                                                              \
 	case r:                                                                                              \
 		if (cols > (NV - 1) * VL)                                                                    \
-			NAME(tile)(r, NV, k, a, b, c, ldc, cols, add);                                       \
+			NAME(tile)(r, NV, direct, k, a, lda, b, c, ldc, cols, add);                          \
 		else                                                                                         \
-			NAME(tile)(r, NV - 1, k, a, b, c, ldc, cols, add);                                   \
+			NAME(tile)(r, NV - 1, direct, k, a, lda, b, c, ldc, cols, add);                      \
 		break;
 	switch (rows) {
 		ROWS(1)
@@ -98,6 +103,18 @@ TARGET static void NAME(rows)(int rows, int k, const float *a, const float *b, f
 #endif
 	}
 #undef ROWS
+}
+
+TARGET static void NAME(packed_tile)(int rows, int k, const float *a, ptrdiff_t lda, const float *b, float *c,
+				     ptrdiff_t ldc, int cols, bool add)
+{
+	NAME(tile_of)(rows, false, k, a, lda, b, c, ldc, cols, add);
+}
+
+TARGET static void NAME(direct_tile)(int rows, int k, const float *a, ptrdiff_t lda, const float *b, float *c,
+				     ptrdiff_t ldc, int cols, bool add)
+{
+	NAME(tile_of)(rows, true, k, a, lda, b, c, ldc, cols, add);
 }
 
 /* Columns [j, w) of a panel from four rows of the source at a time: fours of k are transposed in registers. */
@@ -138,35 +155,72 @@ TARGET INLINE void NAME(pack_turned)(const int width, int k, int w, const float 
 			to[(ptrdiff_t)p * width + j] = alpha * from[j * col + p];
 }
 
-/* Panels of width columns: to (panel, k, width) = alpha * from. Element (p, j) is from[p * row + j * col]. Columns beyond
- * n are zero when pad is set, else left as they are. */
-TARGET INLINE void NAME(pack)(const int width, const bool pad, int k, int n, const float *from, ptrdiff_t row,
-			      ptrdiff_t col, float alpha, float *to)
+/* A panel narrower than its width whose source rows are contiguous: w of width columns, zeros up to whole vectors. */
+TARGET INLINE void NAME(pack_narrow)(const int width, int k, int w, const float *from, ptrdiff_t row,
+				     float alpha, float *to)
+{
+	for (int p = 0; p < k; p++, from += row, to += width) {
+		int j = 0;
+
+		for (int v = 0; v + VL <= width && v < w; v += VL)
+			*(NAME(vec) *)(to + v) = (NAME(vec)){0};
+		for (; j + 4 <= w; j += 4)
+			*(NAME(quad) *)(to + j) = alpha * *(const NAME(quad) *)(from + j);
+		for (; j < w; j++)
+			to[j] = alpha * from[j];
+	}
+}
+
+/* Panels of width columns: to (panel, k, width) = alpha * from. Element (p, j) is from[p * row + j * col]. What tiles read
+ * beyond column n is zero or whatever was there: it goes into sums that are not stored. */
+TARGET INLINE void NAME(pack)(const int width, int k, int n, const float *from, ptrdiff_t row, ptrdiff_t col,
+			      float alpha, float *to)
 {
 	for (int j0 = 0; j0 < n; j0 += width, to += (ptrdiff_t)width * k) {
 		int w = n - j0 < width ? n - j0 : width;
 		const float *src = from + j0 * col;
 
-		if (pad && w < width)
-			for (int p = 0; p < k; p++)
-				for (int j = w; j < width; j++)
-					to[(ptrdiff_t)p * width + j] = 0;
 		if (col != 1)
 			NAME(pack_turned)(width, k, w, src, col, alpha, to);
-		else if (w == width)
+		else if (w < width)
+			NAME(pack_narrow)(width, k, w, src, row, alpha, to);
+		else
 			for (int p = 0; p < k; p++)
 				for (int j = 0; j < width; j++)
 					to[(ptrdiff_t)p * width + j] = alpha * src[p * row + j];
-		else
-			for (int p = 0; p < k; p++)
-				for (int j = 0; j < w; j++)
-					to[(ptrdiff_t)p * width + j] = alpha * src[p * row + j];
+	}
+}
+
+/* The part of the product with packed columns b: c (m, n). */
+TARGET static void NAME(panels)(const struct gemm *g, const float *a, int m, int k, const float *pack_b,
+				int n, float *c, bool add)
+{
+	/* A narrow product reads a too few times for a copy of it to pay. */
+	if (g->n <= 4 * NR && (g->a_row == 1 || g->k <= 512)) {
+		for (int j = 0; j < n; j += NR)
+			for (int i = 0; i < m; i += MR)
+				(g->a_row == 1 ? NAME(packed_tile) : NAME(direct_tile))(
+					m - i < MR ? m - i : MR, k, a + i * g->a_row,
+					g->a_row == 1 ? g->a_col : g->a_row, pack_b + (ptrdiff_t)j * k,
+					c + i * g->ldc + j, g->ldc, n - j < NR ? n - j : NR, add);
+		return;
+	}
+	float *pack_a = scratch(SCRATCH_PACK_A, sizeof *pack_a * (MC + MR) * KC);
+
+	for (int m0 = 0; m0 < m; m0 += MC) {
+		int rows = m - m0 < MC ? m - m0 : MC;
+
+		NAME(pack)(MR, k, rows, a + m0 * g->a_row, g->a_col, g->a_row, 1.0f, pack_a);
+		for (int j = 0; j < n; j += NR)
+			for (int i = 0; i < rows; i += MR)
+				NAME(packed_tile)
+		(rows - i < MR ? rows - i : MR, k, pack_a + (ptrdiff_t)i * k, MR, pack_b + (ptrdiff_t)j * k,
+		 c + (m0 + i) * g->ldc + j, g->ldc, n - j < NR ? n - j : NR, add);
 	}
 }
 
 TARGET static void NAME(gemm)(const struct gemm *g)
 {
-	float *pack_a = scratch(SCRATCH_PACK_A, sizeof *pack_a * (MC + MR) * KC);
 	float *pack_b = scratch(SCRATCH_PACK_B, sizeof *pack_b * (NC + NR) * KC);
 
 	for (int n0 = 0; n0 < g->n; n0 += NC) {
@@ -174,24 +228,12 @@ TARGET static void NAME(gemm)(const struct gemm *g)
 
 		for (int k0 = 0; k0 < g->k; k0 += KC) {
 			int k = g->k - k0 < KC ? g->k - k0 : KC;
-			bool add = g->add || k0 > 0;
 
 			NAME(pack)
-			(NR, true, k, n, g->b + k0 * g->b_row + n0 * g->b_col, g->b_row, g->b_col, g->alpha,
+			(NR, k, n, g->b + k0 * g->b_row + n0 * g->b_col, g->b_row, g->b_col, g->alpha,
 			 pack_b);
-			for (int m0 = 0; m0 < g->m; m0 += MC) {
-				int m = g->m - m0 < MC ? g->m - m0 : MC;
-
-				NAME(pack)
-				(MR, false, k, m, g->a + m0 * g->a_row + k0 * g->a_col, g->a_col, g->a_row,
-				 1.0f, pack_a);
-				for (int j = 0; j < n; j += NR)
-					for (int i = 0; i < m; i += MR)
-						NAME(rows)
-				(m - i < MR ? m - i : MR, k, pack_a + (ptrdiff_t)i * k,
-				 pack_b + (ptrdiff_t)j * k, g->c + (m0 + i) * g->ldc + n0 + j, g->ldc,
-				 n - j < NR ? n - j : NR, add);
-			}
+			NAME(panels)
+			(g, g->a + k0 * g->a_col, g->m, k, pack_b, n, g->c + n0, g->add || k0 > 0);
 		}
 	}
 }

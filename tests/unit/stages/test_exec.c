@@ -57,7 +57,7 @@ static void rows_cross_as_json_lines_in_both_directions(void **state)
 				      "= { made = \"file\" }\n"
 				      " command = \"grep -v 2 $IN_in > $OUT_made\"\n}\n"),
 			 0);
-	assert_string_equal(content(p, "b"), "{\"n\":1,\"t\":\"ä\"}\n{\"n\":3,\"t\":\"ä\"}\n");
+	assert_string_equal(content(p, "b"), "{\"n\": 1, \"t\": \"ä\"}\n{\"n\": 3, \"t\": \"ä\"}\n");
 	struct result r = result_of(p, "a");
 	assert_int_equal(r.outputs[0].kind, PORT_ROWS);
 	assert_string_equal(r.facts[0].value, "3 rows");

@@ -44,7 +44,12 @@ static const char *sample(struct arena *a, const struct attr_schema *s, int vari
 	double lo = s->min, hi = s->max;
 
 	switch (s->type) {
-	case ATTR_STRING: return variant ? "\"two\"" : "\"one\"";
+	case ATTR_STRING:
+		if (strcmp(s->name, "sha256") == 0)
+			return arena_printf(a, "\"%064d\"", variant);
+		if (strcmp(s->name, "url") == 0)
+			return variant ? "\"http://localhost:2\"" : "\"http://localhost:1\"";
+		return variant ? "\"two\"" : "\"one\"";
 	case ATTR_INT:
 		if (lo == 0 && hi == 0)
 			return variant ? "6" : "4";
@@ -57,7 +62,10 @@ static const char *sample(struct arena *a, const struct attr_schema *s, int vari
 	case ATTR_BOOL: return variant ? "true" : "false";
 	case ATTR_CHOICE: return arena_printf(a, "\"%s\"", s->choices[variant && s->choices[1]]);
 	case ATTR_DURATION: return variant ? "\"90s\"" : "\"2m\"";
-	case ATTR_STRINGS: return variant ? "[\"q_proj\", \"k_proj\"]" : "[\"q_proj\"]";
+	case ATTR_STRINGS:
+		if (strcmp(s->name, "env") == 0)
+			return variant ? "[\"A=2\"]" : "[\"A=1\"]";
+		return variant ? "[\"q_proj\", \"k_proj\"]" : "[\"q_proj\"]";
 	case ATTR_SOURCE: return arena_printf(a, "\"%s/source%d.jsonl\"", dir, variant);
 	case ATTR_SOURCES: return arena_printf(a, "[\"%s/source%d.jsonl\"]", dir, variant);
 	case ATTR_TARGET: return arena_printf(a, "\"%s/out%d\"", dir, variant);

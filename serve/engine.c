@@ -375,9 +375,34 @@ enum job_state job_wait(struct job *j, size_t *length, int ms, struct strbuf *te
 	return state;
 }
 
+/* Takes a waiting job out of the queue, so that it holds no place there. The lock is held. */
+static void withdraw(struct job *j)
+{
+	struct engine *e = j->engine;
+	struct job **at = &e->first, *before = NULL;
+
+	while (*at != j) {
+		before = *at;
+		at = &before->next;
+	}
+	*at = j->next;
+	if (e->last == j)
+		e->last = before;
+	e->waiting--;
+	j->state = JOB_CANCELLED;
+	pthread_cond_broadcast(&j->changed);
+	job_drop(j); /* the engine's hold; the caller has one, too */
+}
+
 void job_cancel(struct job *j)
 {
+	struct engine *e = j->engine;
+
 	atomic_store(&j->cancelled, true);
+	pthread_mutex_lock(&e->lock);
+	if (j->state == JOB_WAITING)
+		withdraw(j);
+	pthread_mutex_unlock(&e->lock);
 }
 
 void job_release(struct job *j)

@@ -24,7 +24,7 @@ static int start(void **state)
 {
 	struct error err = ERROR_INIT;
 	struct server_options o = {
-		.model = MODEL, .name = "stories", .max_tokens = 400, .body_limit = 4096, .queue = 8};
+		.model = MODEL, .name = "stories", .max_tokens = 400, .body_limit = 4096, .queue = 40};
 
 	(void)state;
 	if (!path_exists(MODEL "/config.json"))
@@ -461,7 +461,7 @@ static void a_client_that_goes_away_does_not_hold_up_the_next(void **state)
 	char body[160];
 
 	NEED_SERVER();
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i < 24; i++) {
 		int fd = dial();
 		snprintf(body, sizeof body, endless, i & 1 ? "true" : "false");
 		send_request(fd, "POST", "/v1/completions", body);
@@ -469,7 +469,7 @@ static void a_client_that_goes_away_does_not_hold_up_the_next(void **state)
 	}
 	double began = clock_mono();
 	struct answer a = {0};
-	/* The queue of 8 may be full for a moment, until the server has noticed. */
+	/* The queue may be full for a moment, until the server has noticed. */
 	do {
 		answer_free(&a);
 		a = ask("POST", "/v1/completions", "{\"prompt\":\"Once\",\"max_tokens\":1}");

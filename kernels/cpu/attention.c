@@ -38,38 +38,45 @@ static struct head head_of(const struct attention *s, int sequence, int head)
 	return h;
 }
 
-/* Softmax of the first n of row, zeros behind them up to width; gives the log-sum-exp. */
+/* Rows of scores start at multiples of LANES, so that the loops over them need no ends of other widths. */
+static int padded(int width)
+{
+	return (width + LANES - 1) / LANES * LANES;
+}
+
+/* Softmax of the first n of row, zeros behind them up to width (a multiple of LANES); gives the log-sum-exp. */
 CLONES static float softmax_row(float *row, int n, int width)
 {
-	float lane[LANES], max, sum;
-	int i = 0;
+	float lane[LANES];
+	int used = (n + LANES - 1) / LANES * LANES;
 
 	for (int j = 0; j < LANES; j++)
-		lane[j] = row[0];
-	for (; i + LANES <= n; i += LANES)
-		for (int j = 0; j < LANES; j++)
-			lane[j] = row[i + j] > lane[j] ? row[i + j] : lane[j];
-	for (; i < n; i++)
-		lane[0] = row[i] > lane[0] ? row[i] : lane[0];
-	for (int j = 1; j < LANES; j++)
-		lane[0] = lane[j] > lane[0] ? lane[j] : lane[0];
-	max = lane[0];
+		lane[j] = -INFINITY;
+	for (int i = 0; i < used; i += LANES)
+		for (int j = 0; j < LANES; j++) {
+			float x = i + j < n ? row[i + j] : -INFINITY;
+
+			lane[j] = x > lane[j] ? x : lane[j];
+		}
+	for (int half = LANES / 2; half > 0; half /= 2)
+		for (int j = 0; j < half; j++)
+			lane[j] = lane[j + half] > lane[j] ? lane[j + half] : lane[j];
+	float max = lane[0];
+
 	for (int j = 0; j < LANES; j++)
 		lane[j] = 0;
-	for (i = 0; i < n; i++)
-		row[i] = exp_fast(row[i] - max);
-	for (i = 0; i + LANES <= n; i += LANES)
-		for (int j = 0; j < LANES; j++)
-			lane[j] += row[i + j];
-	for (int j = 0; i < n; i++, j++)
-		lane[j] += row[i];
-	sum = lanes_sum(lane);
-	float inverse = 1.0f / sum;
+	for (int i = 0; i < used; i += LANES)
+		for (int j = 0; j < LANES; j++) {
+			float e = exp_fast(row[i + j] - max);
 
-	for (i = 0; i < n; i++)
-		row[i] *= inverse;
-	for (; i < width; i++)
-		row[i] = 0;
+			row[i + j] = e;
+			lane[j] += i + j < n ? e : 0.0f;
+		}
+	float sum = lanes_sum(lane), inverse = 1.0f / sum;
+
+	for (int i = 0; i < width; i += LANES)
+		for (int j = 0; j < LANES; j++)
+			row[i + j] = i + j < n ? row[i + j] * inverse : 0.0f;
 	return max + logf(sum);
 }
 
@@ -86,15 +93,16 @@ CLONES static void weighted_sum(const float *p, const float *v, ptrdiff_t stride
 static void forward_block(const struct attention *s, const struct head *h, int i0, const float *q,
 			  const float *k, const float *v, float *out, float *lse)
 {
-	int m = h->queries - i0 < QUERIES ? h->queries - i0 : QUERIES, width = h->before + i0 + m;
-	float *scores = scratch(SCRATCH_OP, sizeof *scores * (size_t)m * (size_t)width);
+	int m = h->queries - i0 < QUERIES ? h->queries - i0 : QUERIES, width = h->before + i0 + m,
+	    ld = padded(width);
+	float *scores = scratch(SCRATCH_OP, sizeof *scores * (size_t)m * (size_t)ld);
 	const float *keys = k + h->k_at, *values = v + h->k_at;
 	ptrdiff_t at = h->q_at + i0 * h->q_stride;
 
-	gemm(&(struct gemm){m, width, s->head_dim, q + at, h->q_stride, 1, keys, 1, h->k_stride, scores,
-			    width, s->scale, false});
+	gemm(&(struct gemm){m, width, s->head_dim, q + at, h->q_stride, 1, keys, 1, h->k_stride, scores, ld,
+			    s->scale, false});
 	for (int i = 0; i < m; i++) {
-		float l = softmax_row(scores + (ptrdiff_t)i * width, h->before + i0 + i + 1, width);
+		float l = softmax_row(scores + (ptrdiff_t)i * ld, h->before + i0 + i + 1, ld);
 
 		if (lse)
 			lse[h->lse_at + (ptrdiff_t)(i0 + i) * s->heads] = l;
@@ -102,7 +110,7 @@ static void forward_block(const struct attention *s, const struct head *h, int i
 	if (m == 1)
 		weighted_sum(scores, values, h->k_stride, width, s->head_dim, out + at);
 	else
-		gemm(&(struct gemm){m, s->head_dim, width, scores, width, 1, values, h->k_stride, 1, out + at,
+		gemm(&(struct gemm){m, s->head_dim, width, scores, ld, 1, values, h->k_stride, 1, out + at,
 				    h->q_stride, 1.0f, false});
 }
 
@@ -141,18 +149,18 @@ void cpu_attention(const struct attention *s, const float *q, const float *k, co
 			}
 }
 
-/* p = exp(score - lse) and dp become p and ds = p (dp - delta) scale, for the first n of each row; zeros
- * behind. */
+/* p = exp(score - lse) and dp become p and ds = p (dp - delta) scale, for the first n of each row; zeros behind up to
+ * width, a multiple of LANES. */
 CLONES static void score_grad(float *p, float *dp, int n, int width, float lse, float delta, float scale)
 {
-	for (int j = 0; j < n; j++) {
-		float e = exp_fast(p[j] - lse);
+	for (int i = 0; i < width; i += LANES)
+		for (int j = 0; j < LANES; j++) {
+			float e = i + j < n ? exp_fast(p[i + j] - lse) : 0.0f;
+			float d = i + j < n ? (dp[i + j] - delta) * scale : 0.0f;
 
-		p[j] = e;
-		dp[j] = e * (dp[j] - delta) * scale;
-	}
-	for (int j = n < 0 ? 0 : n; j < width; j++)
-		p[j] = dp[j] = 0;
+			p[i + j] = e;
+			dp[i + j] = e * d;
+		}
 }
 
 CLONES static float dot(const float *x, const float *y, int n)
@@ -173,21 +181,22 @@ struct tensors {
 	const float *q, *k, *v, *out, *lse, *dout;
 };
 
-/* p and ds (m, n) for queries [i0, i0 + m) and keys [j0, j0 + n) of a head. */
+/* p and ds (m, n), rows padded(n) apart, for queries [i0, i0 + m) and keys [j0, j0 + n) of a head. */
 static void probabilities(const struct attention *s, const struct head *h, const struct tensors *t, int i0,
 			  int m, int j0, int n, float *p, float *ds)
 {
 	ptrdiff_t at = h->q_at + i0 * h->q_stride, key = h->k_at + j0 * h->k_stride;
+	int ld = padded(n);
 
-	gemm(&(struct gemm){m, n, s->head_dim, t->q + at, h->q_stride, 1, t->k + key, 1, h->k_stride, p, n,
+	gemm(&(struct gemm){m, n, s->head_dim, t->q + at, h->q_stride, 1, t->k + key, 1, h->k_stride, p, ld,
 			    s->scale, false});
 	gemm(&(struct gemm){m, n, s->head_dim, t->dout + at, h->q_stride, 1, t->v + key, 1, h->k_stride, ds,
-			    n, 1.0f, false});
+			    ld, 1.0f, false});
 	for (int i = 0; i < m; i++) {
 		int visible = h->before + i0 + i + 1 - j0;
 		ptrdiff_t row = at + i * h->q_stride;
 
-		score_grad(p + (ptrdiff_t)i * n, ds + (ptrdiff_t)i * n, visible < n ? visible : n, n,
+		score_grad(p + (ptrdiff_t)i * ld, ds + (ptrdiff_t)i * ld, visible < n ? visible : n, ld,
 			   t->lse[h->lse_at + (ptrdiff_t)(i0 + i) * s->heads],
 			   dot(t->dout + row, t->out + row, s->head_dim), s->scale);
 	}
@@ -197,11 +206,11 @@ static void grad_q_block(const struct attention *s, const struct head *h, int i0
 			 float *dq)
 {
 	int m = h->queries - i0 < QUERIES ? h->queries - i0 : QUERIES, width = h->before + i0 + m;
-	float *p = scratch(SCRATCH_OP, sizeof *p * 2 * (size_t)m * (size_t)width);
-	float *ds = p + (ptrdiff_t)m * width;
+	int ld = padded(width);
+	float *p = scratch(SCRATCH_OP, sizeof *p * 2 * (size_t)m * (size_t)ld), *ds = p + (ptrdiff_t)m * ld;
 
 	probabilities(s, h, t, i0, m, 0, width, p, ds);
-	gemm(&(struct gemm){m, s->head_dim, width, ds, width, 1, t->k + h->k_at, h->k_stride, 1,
+	gemm(&(struct gemm){m, s->head_dim, width, ds, ld, 1, t->k + h->k_at, h->k_stride, 1,
 			    dq + h->q_at + i0 * h->q_stride, h->q_stride, 1.0f, false});
 }
 
@@ -225,10 +234,10 @@ static void grad_kv_block(const struct attention *s, int sequence, int kv_head, 
 			ptrdiff_t at = h.q_at + i0 * h.q_stride;
 
 			probabilities(s, &h, t, i0, m, j0, n, p, ds);
-			gemm(&(struct gemm){n, s->head_dim, m, p, 1, n, t->dout + at, h.q_stride, 1, dv + key,
-					    h.k_stride, 1.0f, add});
-			gemm(&(struct gemm){n, s->head_dim, m, ds, 1, n, t->q + at, h.q_stride, 1, dk + key,
-					    h.k_stride, 1.0f, add});
+			gemm(&(struct gemm){n, s->head_dim, m, p, 1, padded(n), t->dout + at, h.q_stride, 1,
+					    dv + key, h.k_stride, 1.0f, add});
+			gemm(&(struct gemm){n, s->head_dim, m, ds, 1, padded(n), t->q + at, h.q_stride, 1,
+					    dk + key, h.k_stride, 1.0f, add});
 		}
 	}
 }

@@ -13,6 +13,12 @@
 	       MR */
 #define NC 512 /* columns of b packed together */
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define HAVE_SHUFFLE 1
+#endif
+#endif
+
 #if defined(__x86_64__)
 #define NAME(x) x##_avx512
 #define TARGET  __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,fma,avx2")))

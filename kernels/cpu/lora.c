@@ -8,52 +8,50 @@
 #define TOKENS        64 /* tokens to a task */
 #define PARALLEL_WORK 200000.0
 
-/* 16 groups of four channels: counters {group + l, token, stream, step}; words as philox() gives them. */
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint64_t products __attribute__((vector_size(8 * LANES)));
+
+/* The words of philox() for 16 groups of four channels at once: counters {group + l, token, stream, step}. */
 INLINE void philox_lanes(uint32_t group, uint32_t token, uint32_t stream, uint32_t step, uint64_t key,
 			 uint32_t word[4][LANES])
 {
+	const words index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+	words c0 = index + group, c1 = (words){0} + token, c2 = (words){0} + stream, c3 = (words){0} + step;
 	uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-	uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES];
 
-	for (uint32_t l = 0; l < LANES; l++) {
-		c0[l] = group + l;
-		c1[l] = token;
-		c2[l] = stream;
-		c3[l] = step;
-	}
 	for (int round = 0; round < 10; round++) {
-		for (int l = 0; l < LANES; l++) {
-			uint64_t p0 = (uint64_t)0xd2511f53 * c0[l], p1 = (uint64_t)0xcd9e8d57 * c2[l];
+		products p0 = __builtin_convertvector(c0, products) * 0xd2511f53;
+		products p1 = __builtin_convertvector(c2, products) * 0xcd9e8d57;
 
-			c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0;
-			c1[l] = (uint32_t)p1;
-			c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
-			c3[l] = (uint32_t)p0;
-		}
+		c0 = __builtin_convertvector(p1 >> 32, words) ^ c1 ^ k0;
+		c1 = __builtin_convertvector(p1, words);
+		c2 = __builtin_convertvector(p0 >> 32, words) ^ c3 ^ k1;
+		c3 = __builtin_convertvector(p0, words);
 		k0 += 0x9e3779b9;
 		k1 += 0xbb67ae85;
 	}
-	for (int l = 0; l < LANES; l++) {
-		word[0][l] = c0[l];
-		word[1][l] = c1[l];
-		word[2][l] = c2[l];
-		word[3][l] = c3[l];
-	}
+	memcpy(word[0], &c0, sizeof c0);
+	memcpy(word[1], &c1, sizeof c1);
+	memcpy(word[2], &c2, sizeof c2);
+	memcpy(word[3], &c3, sizeof c3);
 }
 
 /* keep[c - c0] = 0 or 1 / (1 - p) for channels [c0, c0 + n) of one token; c0 a multiple of 4. */
 CLONES static void mask_row(const struct dropout_mask *d, int32_t token, int c0, int n, float *keep)
 {
 	uint32_t threshold = (uint32_t)(d->p * 4294967296.0), word[4][LANES];
-	float scale = 1.0f / (1.0f - d->p), group[4 * LANES];
+	float scale = 1.0f / (1.0f - d->p), kept[4][LANES], group[4 * LANES];
 
 	for (int c = 0; c < n; c += 4 * LANES) {
 		int m = n - c < 4 * LANES ? n - c : 4 * LANES;
 
 		philox_lanes((uint32_t)(c0 + c) / 4, (uint32_t)token, d->stream, d->step, d->seed, word);
+		for (int w = 0; w < 4; w++)
+			for (int l = 0; l < LANES; l++)
+				kept[w][l] = word[w][l] < threshold ? 0.0f : scale;
 		for (int l = 0; l < LANES; l++)
 			for (int w = 0; w < 4; w++)
-				group[4 * l + w] = word[w][l] < threshold ? 0.0f : scale;
+				group[4 * l + w] = kept[w][l];
 		memcpy(keep + c, group, sizeof *keep * (size_t)m);
 	}
 }

@@ -17,10 +17,9 @@ static void tile_shape(int m, int n, bool converted, int *tm, int *tn)
 		*tm = converted ? 768 : 192;
 		return;
 	}
+	/* Small products: packing the weights again for every tile must stay cheap beside the tile. */
 	*tn = n;
-	*tm = ((m + 5) / 6 + 11) / 12 * 12;
-	if (*tm > 192)
-		*tm = 192;
+	*tm = m >= 192 ? 96 : m > 24 ? ((m + 1) / 2 + 11) / 12 * 12 : 24;
 	if (converted) {
 		*tn = n >= 256 ? 64 : 32;
 		*tm = 768;

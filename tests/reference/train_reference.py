@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import torch
 
-ROWS, MAX_TOKENS = 25, 240
+ROWS, MAX_TOKENS = 13, 100
 
 
 def load_model(folder):
@@ -34,7 +34,7 @@ def load_rows(path):
     rows = []
     for line in list(open(path, encoding="utf-8"))[:ROWS]:
         r = json.loads(line)
-        prompt = f"Question: {r['question']} Context: {r['context']} Answer: "
+        prompt = f"Question: {r['question']} Answer: "
         ids = [1] + [b + 3 for b in prompt.encode()]
         start = len(ids)
         ids += [b + 3 for b in r["answer"].encode()] + [2]

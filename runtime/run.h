@@ -63,6 +63,8 @@ struct run_options {
  * stage whose timeout is up, and that has saved a checkpoint and returned ERR_INTERRUPTED, is interrupted:
  * the run ends with 5, and the next one goes on from the checkpoint.
  *
+ * A stage that names files of the user's, one of which changed while it ran, fails, and its result is not kept.
+ *
  * Must be called from a process with one thread: workers are forks of it (worker.h). *run_id may be NULL. */
 int run_graph(struct store *s, const struct graph *g, const struct run_options *o, int64_t *run_id,
 	      struct error *err);

@@ -274,6 +274,37 @@ static void warn_nondeterminism(struct runner *r, struct attempt *a, const char 
 	attempt_log(r, a, "warning", LOG_WARNING, line);
 }
 
+/* A stage that reads files of the user's may have read others than those that its key stands for: then nothing is recorded
+ * under the key. */
+static int check_sources(struct runner *r, const struct attempt *a, struct error *err)
+{
+	const struct stage_node *n = a->ctx.node;
+	struct strbuf now = STRBUF_INIT;
+	struct digest key;
+	bool reads = false;
+
+	for (const struct attr_schema *s = n->kind->attrs; s && s->name; s++)
+		reads |= s->type == ATTR_SOURCE || s->type == ATTR_SOURCES;
+	if (!reads)
+		return 0;
+	struct digest *inputs = xmalloc((n->ninputs + 1) * sizeof *inputs);
+	for (size_t e = 0; e < n->ninputs; e++)
+		inputs[e] = a->ctx.inputs[e].digest;
+	int rc = key_preimage(r->store, n, a->ctx.pin, inputs, &now, err);
+	free(inputs);
+	if (rc == 0) {
+		digest_of(now.data, now.len, &key);
+		if (!digest_equal(&key, &r->plan->stages[a->stage].key)) {
+			rc = error_set(
+				err, ERR_STAGE,
+				"a file that it reads was changed while it ran: its result is not kept");
+			error_hint(err, "run the same command again");
+		}
+	}
+	strbuf_free(&now);
+	return rc;
+}
+
 /* Takes the outputs into the store and records the result. *final when trying the stage again is of no use.
  */
 static int store_result(struct runner *r, struct attempt *a, struct result *out, bool *final,
@@ -289,6 +320,10 @@ static int store_result(struct runner *r, struct attempt *a, struct result *out,
 	for (size_t o = 0; o < n->noutputs; o++)
 		if (check_output(a, &n->outputs[o], a->ctx.outputs[o], err) < 0)
 			return -1;
+	if (check_sources(r, a, err) < 0) {
+		*final = true;
+		return -1;
+	}
 	for (size_t o = 0; o < n->noutputs; o++) {
 		outputs[o] = (struct result_output){.name = n->outputs[o].name, .kind = n->outputs[o].kind};
 		if (store_take(r->store, a->ctx.outputs[o], &outputs[o].artifact, err) < 0) {

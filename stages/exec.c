@@ -158,7 +158,7 @@ static int read_lines(struct stage_ctx *ctx, const char *name, const char *lines
 		error_hint(err, "rows have to be written there, one JSON object per line");
 		goto out;
 	}
-	struct reader_file file = {.path = lines, .as = variable.data};
+	struct reader_file file = {.path = lines};
 	struct reader_options options = {.format = "json"};
 	in = reader_open(&file, 1, &options, err);
 	out = in ? rows_create(path, err) : NULL;
@@ -179,6 +179,11 @@ static int read_lines(struct stage_ctx *ctx, const char *name, const char *lines
 out:
 	rows_abort(out);
 	reader_close(in);
+	if (more < 0 && str_starts(err->message, lines)) { /* said in words that the user knows */
+		struct error whole = *err;
+		error_set(err, whole.class, "%s%s", variable.data, whole.message + strlen(lines));
+		error_hint(err, "%s", whole.hint);
+	}
 	strbuf_free(&variable);
 	strbuf_free(&fields);
 	if (more < 0 && err->class == ERR_USAGE)

@@ -119,7 +119,8 @@ static void retries_are_used_up_by_the_stage_s_own_failures(void **state)
 	assert_true(told(p, "retry a 1: failed on purpose\nstarted a 2\nretry a 2"));
 	assert_int_equal(place_run(p, "stage \"b\" {\n $L text = \"b\"\n fails = 2\n retries = 1\n}\n"), 3);
 	assert_int_equal(executions(p, "b"), 2);
-	assert_int_equal(place_run(p, "stage \"c\" {\n $L text = \"c\"\n does = \"usage\"\n retries = 5\n}\n"), 2);
+	assert_int_equal(
+		place_run(p, "stage \"c\" {\n $L text = \"c\"\n does = \"usage\"\n retries = 5\n}\n"), 2);
 	assert_int_equal(executions(p, "c"), 1);
 	assert_int_equal(place_run(p, "stage \"d\" {\n $L text = \"d\"\n does = \"infra\"\n}\n"), 4);
 	assert_int_equal(executions(p, "d"), 4);
@@ -132,6 +133,27 @@ static void an_output_that_was_not_made_is_named(void **state)
 
 	assert_int_equal(place_run(p, "stage \"a\" {\n $N\n does = \"nothing\"\n}\n"), 3);
 	assert_string_equal(p->err.message, "stage \"a\": it ended well but did not make its output \"out\"");
+}
+
+static void a_source_that_changes_under_a_stage_poisons_nothing(void **state)
+{
+	struct place *p = *state;
+	struct error err = ERROR_INIT;
+	char path[128];
+	const char *editing = "stage \"a\" {\n $L source = \"s.txt\"\n does = \"edit\"\n retries = 3\n}\n";
+	const char *quiet = "stage \"a\" {\n $L source = \"s.txt\"\n}\n";
+
+	snprintf(path, sizeof path, "%s/s.txt", p->dir);
+	assert_int_equal(file_write_atomic(path, "one\n", 4, &err), 0);
+	assert_int_equal(place_run(p, editing), 3);
+	assert_non_null(strstr(p->err.message, "changed while it ran"));
+	assert_int_equal(executions(p, "a"), 1);
+	assert_int_equal(place_run(p, quiet), 0);
+	assert_int_equal(status_of_stage(p, "a"), STAGE_DONE);
+	assert_int_equal(file_write_atomic(path, "one\n", 4, &err), 0);
+	assert_int_equal(place_run(p, quiet), 0);
+	assert_int_equal(status_of_stage(p, "a"),
+			 STAGE_DONE); /* nothing is on record for the first content */
 }
 
 static void directories_are_handed_on_too(void **state)
@@ -216,7 +238,8 @@ static void fill_disk(const char *path, const char *filler, uint64_t leave)
 	assert_int_equal(statvfs(path, &st), 0);
 	uint64_t has = (uint64_t)st.f_bavail * st.f_bsize;
 	assert_true(has > leave);
-	snprintf(command, sizeof command, "head -c %llu /dev/zero > %s", (unsigned long long)(has - leave), filler);
+	snprintf(command, sizeof command, "head -c %llu /dev/zero > %s", (unsigned long long)(has - leave),
+		 filler);
 	assert_int_equal(system(command), 0);
 }
 
@@ -267,6 +290,7 @@ int main(void)
 		TEST(one_failure_skips_what_needs_it_and_nothing_else),
 		TEST(retries_are_used_up_by_the_stage_s_own_failures),
 		TEST(an_output_that_was_not_made_is_named),
+		TEST(a_source_that_changes_under_a_stage_poisons_nothing),
 		TEST(directories_are_handed_on_too),
 		TEST(force_replaces_and_tells_of_other_bytes),
 		TEST(two_stages_of_one_key_are_made_once),

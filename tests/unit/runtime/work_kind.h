@@ -54,8 +54,10 @@ static const struct output_schema work_outputs[] = {{"out", PORT_FILE, "text, an
 static void work_note(const char *path, const char *line)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0666);
+	char text[256];
+	int n = snprintf(text, sizeof text, "%s\n", line);
 
-	if (fd < 0 || write(fd, line, strlen(line)) < 0 || write(fd, "\n", 1) < 0)
+	if (fd < 0 || write(fd, text, (size_t)n) != n) /* at once: others append too */
 		_exit(9);
 	close(fd);
 }
@@ -122,7 +124,8 @@ static int work_run(struct stage_ctx *ctx, struct error *err)
 
 	if (ctx_given(ctx, "notes")) {
 		work_note(ctx_str(ctx, "notes"), name);
-		if (work_count(ctx_str(ctx, "notes"), name) <= ctx_int(ctx, "fails"))
+		if (ctx_int(ctx, "fails") > 0 &&
+		    work_count(ctx_str(ctx, "notes"), name) <= ctx_int(ctx, "fails"))
 			return error_set(err, ERR_STAGE, "failed on purpose");
 	}
 	if (strcmp(does, "segv") == 0) {
@@ -140,6 +143,8 @@ static int work_run(struct stage_ctx *ctx, struct error *err)
 		return error_set(err, ERR_INFRA, "no network");
 	if (strcmp(does, "nothing") == 0)
 		return 0;
+	if (strcmp(does, "edit") == 0) /* as a user might meanwhile */
+		work_note(ctx_path(ctx, "source"), "more");
 	if (strcmp(does, "child") == 0) { /* leaves a process behind that would live for long */
 		pid_t pid = fork();
 		if (pid == 0) {

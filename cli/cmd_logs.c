@@ -111,9 +111,13 @@ static int run(struct cli *cli, int argc, char **argv)
 	signal(SIGINT, on_stop);
 	const char *stage = argc > 1 ? argv[1] : NULL;
 	struct view v = {.cli = cli, .one_stage = stage};
-	if (run_load(s, id, NULL, &a, &r, &err) || (stage && !history_stage(&r, stage, &err)) ||
-	    (tail ? follow(s, &r, stage, &v, &err)
-		  : run_logs(s, r.id, stage, print_line, &v, &err) && err.class))
+	const struct run_stage *st = NULL;
+	code = run_load(s, id, NULL, &a, &r, &err) || (stage && !(st = history_stage(&r, stage, &err))) ? -1
+													: 0;
+	if (st)
+		r.id = history_origin(s, &r, st); /* a cached stage printed when its result was made */
+	if (code || (tail ? follow(s, &r, stage, &v, &err)
+			  : run_logs(s, r.id, stage, print_line, &v, &err) && err.class))
 		code = cli_fail(cli, &err);
 	arena_free(&a);
 	store_close(s);

@@ -45,68 +45,76 @@ static void print_json(const struct points *p)
 	cli_print_json(list);
 }
 
-/* One row per step, one column per series, in the order in which they first appear. */
-static void print_stage(const struct cli *cli, const struct points *p, const char *stage)
+static int by_step(const void *a, const void *b)
+{
+	const struct metric_point *x = a, *y = b;
+
+	return (x->step > y->step) - (x->step < y->step);
+}
+
+/* One row per step, one column per series, in the order in which they come. The n points are one stage's. */
+static void print_stage(const struct cli *cli, struct metric_point *points, size_t n)
 {
 	const char *names[16];
 	size_t nnames = 0;
-	struct table t = {0};
+	struct table t = {.right = ~0u};
 	char text[32];
 
-	for (size_t i = 0; i < p->n; i++) {
+	for (size_t i = 0; i < n; i++) {
 		size_t k = 0;
-		if (strcmp(p->items[i].stage, stage))
-			continue;
-		while (k < nnames && strcmp(names[k], p->items[i].name))
+		while (k < nnames && strcmp(names[k], points[i].name))
 			k++;
 		if (k == nnames && nnames < 16)
-			names[nnames++] = p->items[i].name;
+			names[nnames++] = points[i].name;
 	}
 	t.columns = nnames + 1;
-	t.right = ~0u;
 	table_add(&t, "step");
 	for (size_t k = 0; k < nnames; k++)
 		table_add(&t, names[k]);
-	for (size_t i = 0; i < p->n;) {
-		if (strcmp(p->items[i].stage, stage)) {
-			i++;
-			continue;
-		}
-		/* The points of a step stand together. */
-		int64_t step = p->items[i].step;
-		double values[16];
-		bool there[16] = {false};
-		for (; i < p->n && p->items[i].step == step && !strcmp(p->items[i].stage, stage); i++)
-			for (size_t k = 0; k < nnames; k++)
-				if (!strcmp(names[k], p->items[i].name)) {
-					values[k] = p->items[i].value;
-					there[k] = true;
-				}
-		snprintf(text, sizeof text, "%" PRId64, step);
+	printf("%s\n", points[0].stage);
+	qsort(points, n, sizeof *points, by_step);
+	for (size_t i = 0, end; i < n; i = end) {
+		for (end = i; end < n && points[end].step == points[i].step;)
+			end++;
+		snprintf(text, sizeof text, "%" PRId64, points[i].step);
 		table_add(&t, text);
 		for (size_t k = 0; k < nnames; k++) {
 			text[0] = '\0';
-			if (there[k])
-				snprintf(text, sizeof text, "%.6g", values[k]);
+			for (size_t m = i; m < end; m++)
+				if (!strcmp(points[m].name, names[k]))
+					snprintf(text, sizeof text, "%.6g", points[m].value);
 			table_add(&t, text);
 		}
 	}
-	printf("%s\n", stage);
 	table_print(&t, stdout, "  ", true, cli->color);
 }
 
 static void print_text(const struct cli *cli, const struct points *p)
 {
-	for (size_t i = 0; i < p->n; i++) {
-		bool first = true;
-		for (size_t k = 0; k < i && first; k++)
-			first = strcmp(p->items[k].stage, p->items[i].stage);
-		if (first)
-			print_stage(cli, p, p->items[i].stage);
-		/* Stages come one after the other: to the next one. */
-		while (i + 1 < p->n && !strcmp(p->items[i + 1].stage, p->items[i].stage))
-			i++;
+	for (size_t i = 0, end; i < p->n; i = end) {
+		for (end = i; end < p->n && !strcmp(p->items[end].stage, p->items[i].stage);)
+			end++;
+		print_stage(cli, p->items + i, end - i);
 	}
+}
+
+/* Those of a cached stage lie with the run that made its result, under the name that the stage had there. */
+static int read_points(struct store *s, const struct run_info *r, const char *stage, struct points *p,
+		       struct error *err)
+{
+	for (size_t i = 0; i < r->nstages; i++) {
+		const struct run_stage *st = r->stages + i;
+		if (stage && strcmp(st->name, stage))
+			continue;
+		int64_t origin = history_origin(s, r, st);
+		/* A result may come from a run of another pipeline, which may have no stage of this name. */
+		struct error none = ERROR_INIT;
+		if (run_metrics(s, origin, st->name, keep, p, &none) && none.class != ERR_USAGE) {
+			*err = none;
+			return -1;
+		}
+	}
+	return 0;
 }
 
 static int run(struct cli *cli, int argc, char **argv)
@@ -129,7 +137,7 @@ static int run(struct cli *cli, int argc, char **argv)
 		return code;
 	const char *stage = argc > 1 ? argv[1] : NULL;
 	if (run_load(s, id, NULL, &a, &r, &err) || (stage && !history_stage(&r, stage, &err)) ||
-	    run_metrics(s, r.id, stage, keep, &p, &err))
+	    read_points(s, &r, stage, &p, &err))
 		code = cli_fail(cli, &err);
 	else if (cli->json)
 		print_json(&p);

@@ -62,6 +62,8 @@ static void print_table(const struct cli *cli, const struct graph *g, const stru
 		struct strbuf text = STRBUF_INIT;
 		char took[24] = "";
 
+		if (s->status == STAGE_CACHED)
+			continue; /* there is nothing to tell but their number */
 		if (s->status == STAGE_DONE || s->status == STAGE_FAILED || s->status == STAGE_INTERRUPTED)
 			format_duration(s->seconds, took);
 		text_clean(&text, after ? after : "");
@@ -140,7 +142,7 @@ static void print_next(const struct cli *cli, const struct graph *g, const struc
 			failed = g->stages[g->order[k]].name;
 	if (failed)
 		fprintf(stderr, "  anneal logs %" PRId64 " %s   what it printed\n", p->run, failed);
-	fprintf(stderr, "  the same command goes on from here: %s\n", cli->command_line);
+	fprintf(stderr, "  %s   goes on from here\n", cli->command_line);
 }
 
 /* ---- running ---- */

@@ -1,7 +1,6 @@
 #include "cli/history.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +36,18 @@ bool history_result(struct store *s, const struct run_stage *st, struct arena *a
 
 	return st->has_key && result_find(s, &st->key, a, true, out, &state, NULL) == 0 &&
 	       state != RESULT_NONE;
+}
+
+int64_t history_origin(struct store *s, const struct run_info *r, const struct run_stage *st)
+{
+	struct arena a = ARENA_INIT;
+	struct result result;
+	int64_t run = r->id;
+
+	if (st->status == STAGE_CACHED && history_result(s, st, &a, &result) && result.run > 0)
+		run = result.run;
+	arena_free(&a);
+	return run;
 }
 
 static int no_output(const struct result *r, const char *stage, const char *port, struct error *err)
@@ -120,16 +131,11 @@ bool history_input(const struct result *r, const char *name, struct digest *out)
 
 int borrow(struct store *s, const struct digest *d, bool is_tree, struct borrowed *out, struct error *err)
 {
-	struct strbuf dir = STRBUF_INIT;
-
-	*out = (struct borrowed){0};
-	strbuf_addf(&dir, "%s/look-XXXXXX", store_dir(s));
-	if (!mkdtemp(dir.data)) {
-		error_errno(err, ERR_INFRA, "%s", dir.data);
-		strbuf_free(&dir);
+	*out = (struct borrowed){.store = s};
+	if (store_staging(s, &out->dir, err)) {
+		out->dir = NULL;
 		return -1;
 	}
-	out->dir = strbuf_steal(&dir);
 	out->path = path_join(out->dir, "artifact");
 	if (store_put_at(s, d, is_tree, out->path, err) == 0)
 		return 0;
@@ -140,8 +146,7 @@ int borrow(struct store *s, const struct digest *d, bool is_tree, struct borrowe
 void borrowed_return(struct borrowed *b)
 {
 	if (b->dir)
-		tree_remove(b->dir, NULL);
-	free(b->dir);
+		store_staging_drop(b->store, b->dir, NULL);
 	free(b->path);
 	*b = (struct borrowed){0};
 }

@@ -12,12 +12,12 @@ static int from_run(const struct cli *cli, const char *run, const char *stage, s
 	struct arena a = ARENA_INIT;
 	struct result result;
 	struct run_info r;
-	struct store *s;
 	size_t output;
 	int64_t id;
 
-	if (run_number(run, &id, err) || store_open(cli->state, false, &s, err))
+	if (run_number(run, &id, err) || store_open(cli->state, false, &out->store, err))
 		return -1;
+	struct store *s = out->store;
 	int code = run_load(s, id, NULL, &a, &r, err);
 	if (code == 0)
 		code = history_output(s, &r, stage, &a, &result, &output, err);
@@ -28,7 +28,6 @@ static int from_run(const struct cli *cli, const char *run, const char *stage, s
 		code = borrow(s, &result.outputs[output].artifact.digest, true, &out->files, err);
 	out->path = out->files.path;
 	arena_free(&a);
-	store_close(s);
 	return code;
 }
 
@@ -63,5 +62,7 @@ int model_arg_open(const struct cli *cli, const char *text, struct model_arg *ou
 void model_arg_free(struct model_arg *m)
 {
 	borrowed_return(&m->files);
+	if (m->store)
+		store_close(m->store);
 	free(m->name);
 }

@@ -6,9 +6,10 @@
 #include "cli/history.h"
 
 struct model_arg {
-	const char *path;      /* the model's directory */
-	char *name;            /* "12:merge", or the directory's last part */
-	struct borrowed files; /* of a run's model */
+	const char *path;    /* the model's directory */
+	char *name;          /* "12:merge", or the directory's last part */
+	struct store *store; /* of a run's model, and its files; else NULL */
+	struct borrowed files;
 };
 
 /* ERR_USAGE when there is no such directory or stage output. The caller calls model_arg_free. */

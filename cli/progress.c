@@ -27,7 +27,8 @@ void progress_free(struct progress *p)
 		free(p->stages[i].message);
 	}
 	free(p->stages);
-	strbuf_free(&p->cached);
+	strbuf_free(&p->idle.names);
+	free(p->idle.reason);
 }
 
 static void set_message(struct progress_stage *s, const char *text)
@@ -114,6 +115,43 @@ void progress_event(const struct event *e, void *arg)
 	case PROGRESS_JSON: progress_json(p, e); break;
 	case PROGRESS_QUIET: break;
 	}
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	return !strcmp(a ? a : "", b ? b : "");
+}
+
+bool progress_idle_add(struct progress *p, const struct event *e)
+{
+	const char *reason = e->status == STAGE_SKIPPED ? e->message : NULL;
+
+	if (e->type != EVENT_STAGE_FINISHED || (e->status != STAGE_CACHED && e->status != STAGE_SKIPPED))
+		return false;
+	if (p->idle.n && (p->idle.status != e->status || !same_text(p->idle.reason, reason)))
+		return false;
+	if (!p->idle.n) {
+		p->idle.status = e->status;
+		free(p->idle.reason);
+		p->idle.reason = reason ? xstrdup(reason) : NULL;
+	}
+	strbuf_addf(&p->idle.names, "%s%s", p->idle.n++ ? ", " : "", e->name);
+	return true;
+}
+
+bool progress_idle_take(struct progress *p, struct strbuf *out)
+{
+	if (!p->idle.n)
+		return false;
+	strbuf_addf(out, "%zu %s: %s", p->idle.n, stage_status_name(p->idle.status), p->idle.names.data);
+	if (p->idle.reason && *p->idle.reason) {
+		strbuf_adds(out, " (");
+		text_clean(out, p->idle.reason);
+		strbuf_addc(out, ')');
+	}
+	strbuf_clear(&p->idle.names);
+	p->idle.n = 0;
+	return true;
 }
 
 double progress_rate(const struct progress *p, const struct progress_stage *s)

@@ -60,8 +60,13 @@ struct progress {
 	/* the terminal's */
 	size_t lines;         /* that are drawn below the settled ones */
 	double drawn;         /* clock of the last drawing */
-	struct strbuf cached; /* names of cached stages that are not settled yet */
-	size_t ncached;
+	/* Stages that ended without work, one after the other and for the same reason, share a line (terminal, plain). */
+	struct {
+		enum stage_status status; /* STAGE_CACHED or STAGE_SKIPPED */
+		char *reason;             /* of skipped ones; may be NULL */
+		struct strbuf names;
+		size_t n;
+	} idle;
 };
 
 void progress_init(struct progress *p, const struct progress_options *o);
@@ -76,6 +81,11 @@ void progress_tty_end(struct progress *p);
 void progress_plain(struct progress *p, const struct event *e);
 void progress_json(struct progress *p, const struct event *e);
 
+/* Takes a finished stage into the group. False when it is not of its kind, or of another status or reason than those that are
+ * in it: settle them first. */
+bool progress_idle_add(struct progress *p, const struct event *e);
+/* Appends "12 cached: a, b, c" or "skipped: a, b (reason)" and empties the group; nothing when it is empty. */
+bool progress_idle_take(struct progress *p, struct strbuf *out);
 /* Units a second since the attempt's first report, 0 when it cannot be told yet. */
 double progress_rate(const struct progress *p, const struct progress_stage *s);
 /* Seconds left: as the stage's reports say, else from the time it usually takes; negative when unknown. */

@@ -13,10 +13,8 @@ static void finished(struct progress *p, const struct event *e, struct strbuf *b
 	char took[24];
 
 	strbuf_addf(b, "%s: %s", e->name, stage_status_name(s->status));
-	if (s->status != STAGE_CACHED && s->status != STAGE_SKIPPED) {
-		format_duration(s->seconds, took);
-		strbuf_addf(b, " in %s", took);
-	}
+	format_duration(s->seconds, took);
+	strbuf_addf(b, " in %s", took);
 	if (after && *after) {
 		strbuf_adds(b, ": ");
 		text_clean(b, after);
@@ -48,11 +46,23 @@ static void running(struct progress *p, size_t stage, const char *name, struct s
 	strbuf_addc(b, '\n');
 }
 
+static void settle_idle(struct progress *p, struct strbuf *b)
+{
+	if (progress_idle_take(p, b))
+		strbuf_addc(b, '\n');
+}
+
 void progress_plain(struct progress *p, const struct event *e)
 {
 	struct strbuf b = STRBUF_INIT;
 	char text[24];
 
+	if (progress_idle_add(p, e))
+		return;
+	if (e->type != EVENT_TICK)
+		settle_idle(p, &b);
+	if (progress_idle_add(p, e))
+		goto out;
 	if (p->o.stop && *p->o.stop && !p->stop_told) {
 		p->stop_told = true;
 		strbuf_adds(&b, "stopping\n");
@@ -87,6 +97,7 @@ void progress_plain(struct progress *p, const struct event *e)
 	case EVENT_STAGE_FINISHED: finished(p, e, &b); break;
 	default: break;
 	}
+out:
 	if (b.len) {
 		fwrite(b.data, 1, b.len, p->o.out);
 		fflush(p->o.out);

@@ -7,7 +7,6 @@
 #include "cli/text.h"
 
 #define FRAME_SECONDS 0.1
-#define BAR_COLUMNS   20
 
 static size_t columns(const struct progress *p)
 {
@@ -48,18 +47,19 @@ static void erase(struct progress *p, struct strbuf *b)
 	p->lines = 0;
 }
 
-static void add_bar(const struct progress_stage *s, bool color, struct strbuf *b)
+/* A bar of so many columns, filled to eighths of one. */
+static void add_bar(const struct progress_stage *s, size_t wide, bool color, struct strbuf *b)
 {
 	static const char *const parts[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
 	double share = (double)s->done / (double)s->total;
-	size_t eighths = (size_t)((share < 1 ? share : 1) * BAR_COLUMNS * 8);
+	size_t eighths = (size_t)((share < 1 ? share : 1) * (double)(wide * 8));
 
 	strbuf_adds(b, paint(PAINT_BLUE, color));
 	for (size_t i = 0; i < eighths / 8; i++)
 		strbuf_adds(b, "█");
 	strbuf_adds(b, parts[eighths % 8]);
 	strbuf_adds(b, paint(PAINT_NONE, color));
-	for (size_t i = eighths / 8 + (eighths % 8 != 0); i < BAR_COLUMNS; i++)
+	for (size_t i = eighths / 8 + (eighths % 8 != 0); i < wide; i++)
 		strbuf_adds(b, "·");
 }
 
@@ -75,29 +75,26 @@ static void add_running(struct progress *p, size_t stage, struct strbuf *b)
 		    paint(PAINT_NONE, p->o.color));
 	add_name(p, stage, &line);
 	strbuf_adds(&line, "  ");
-	if (s->waiting) {
-		strbuf_adds(&line, s->message ? s->message : "waiting for another run");
-	} else {
-		if (s->total) {
-			add_bar(s, p->o.color, &line);
-			strbuf_addf(&line, " %3d %%  ",
-				    (int)(100.0 * (double)(s->done < s->total ? s->done : s->total) /
-					  (double)s->total));
-		}
-		size_t before = line.len;
-		progress_amount(p, s, &line);
-		if (s->metric[0])
-			strbuf_addf(&line, "%s%s", line.len > before ? ", " : "", s->metric);
-		if (line.len > before)
-			strbuf_adds(&line, "  ");
+	/* What matters most comes first: a narrow terminal cuts off the end. */
+	if (s->waiting)
+		strbuf_addf(&line, "%s  ", s->message ? s->message : "waiting for another run");
+	if (s->total) {
+		uint64_t done = s->done < s->total ? s->done : s->total;
+		add_bar(s, columns(p) < 90 ? 10 : 20, p->o.color, &line);
+		strbuf_addf(&line, " %3d %%  ", (int)(100.0 * (double)done / (double)s->total));
 	}
-	format_duration(now - s->began, text);
-	strbuf_addf(&line, "%s%s", paint(PAINT_DIM, p->o.color), text);
 	if (left >= 0) {
 		format_duration(left, text);
-		strbuf_addf(&line, ", %s left", text);
+		strbuf_addf(&line, "%s left  ", text);
 	}
-	strbuf_adds(&line, paint(PAINT_NONE, p->o.color));
+	size_t before = line.len;
+	progress_amount(p, s, &line);
+	if (s->metric[0])
+		strbuf_addf(&line, "%s%s", line.len > before ? ", " : "", s->metric);
+	if (line.len > before)
+		strbuf_adds(&line, "  ");
+	format_duration(now - s->began, text);
+	strbuf_addf(&line, "%s%s%s", paint(PAINT_DIM, p->o.color), text, paint(PAINT_NONE, p->o.color));
 	text_fit(b, line.data, columns(p) - 1);
 	strbuf_addc(b, '\n');
 	strbuf_free(&line);
@@ -120,34 +117,34 @@ static void draw(struct progress *p, struct strbuf *b)
 
 /* ---- settled lines ---- */
 
-static void settle_cached(struct progress *p, struct strbuf *b)
+static void settle_idle(struct progress *p, struct strbuf *b)
 {
-	if (!p->ncached)
-		return;
 	struct strbuf line = STRBUF_INIT;
-	strbuf_addf(&line, "%s=%s %s  %scached%s", paint(PAINT_DIM, p->o.color),
-		    paint(PAINT_NONE, p->o.color), p->cached.data, paint(PAINT_DIM, p->o.color),
-		    paint(PAINT_NONE, p->o.color));
-	text_fit(b, line.data, columns(p) - 1);
-	strbuf_addc(b, '\n');
+	const char *mark = p->idle.status == STAGE_CACHED ? "=" : "-";
+
+	strbuf_addf(&line, "%s%s ", paint(PAINT_DIM, p->o.color), mark);
+	if (progress_idle_take(p, &line)) {
+		strbuf_adds(&line, paint(PAINT_NONE, p->o.color));
+		text_fit(b, line.data, columns(p) - 1);
+		strbuf_addc(b, '\n');
+	}
 	strbuf_free(&line);
-	strbuf_clear(&p->cached);
-	p->ncached = 0;
 }
 
-static void settle(struct progress *p, size_t stage, struct strbuf *b)
+static void settle(struct progress *p, const struct event *e, struct strbuf *b)
 {
+	size_t stage = e->stage;
 	const struct progress_stage *s = p->stages + stage;
 	const char *mark = "-", *after = "";
 	enum paint color = PAINT_DIM;
 	struct strbuf line = STRBUF_INIT;
 	char took[24];
 
-	if (s->status == STAGE_CACHED) {
-		strbuf_addf(&p->cached, "%s%s", p->ncached++ ? ", " : "", p->o.graph->stages[stage].name);
+	if (progress_idle_add(p, e))
 		return;
-	}
-	settle_cached(p, b);
+	settle_idle(p, b);
+	if (progress_idle_add(p, e))
+		return;
 	if (s->status == STAGE_DONE) {
 		mark = "✓";
 		color = PAINT_GREEN;
@@ -165,15 +162,11 @@ static void settle(struct progress *p, size_t stage, struct strbuf *b)
 	text_clean(&line, after);
 	/* The time stands at the end also where the facts have to be cut. */
 	size_t room = columns(p) - 1;
-	if (s->status == STAGE_SKIPPED) {
-		text_fit(b, line.data, room);
-	} else {
-		format_duration(s->seconds, took);
-		size_t tail = strlen(took) + (after[0] ? 2 : 0);
-		text_fit(b, line.data, room > tail ? room - tail : 0);
-		strbuf_addf(b, "%s%s%s%s", after[0] ? "  " : "", paint(PAINT_DIM, p->o.color), took,
-			    paint(PAINT_NONE, p->o.color));
-	}
+	format_duration(s->seconds, took);
+	size_t tail = strlen(took) + (after[0] ? 2 : 0);
+	text_fit(b, line.data, room > tail ? room - tail : 0);
+	strbuf_addf(b, "%s%s%s%s", after[0] ? "  " : "", paint(PAINT_DIM, p->o.color), took,
+		    paint(PAINT_NONE, p->o.color));
 	strbuf_addc(b, '\n');
 	strbuf_free(&line);
 }
@@ -185,7 +178,7 @@ static void settle_log(struct progress *p, const struct event *e, struct strbuf 
 						     : PAINT_DIM;
 	struct strbuf line = STRBUF_INIT;
 
-	settle_cached(p, b);
+	settle_idle(p, b);
 	strbuf_addf(&line, "%s%s:%s ", paint(color, p->o.color), e->name, paint(PAINT_NONE, p->o.color));
 	text_clean(&line, e->message ? e->message : "");
 	/* Whole, also where it wraps: it is above the live lines, which alone are taken away. */
@@ -210,7 +203,7 @@ void progress_tty(struct progress *p, const struct event *e)
 	char text[24];
 
 	switch (e->type) {
-	case EVENT_STAGE_FINISHED: settle(p, e->stage, &settled); break;
+	case EVENT_STAGE_FINISHED: settle(p, e, &settled); break;
 	case EVENT_STAGE_LOG:
 		if (p->o.verbose || e->level != LOG_INFO)
 			settle_log(p, e, &settled);
@@ -223,9 +216,9 @@ void progress_tty(struct progress *p, const struct event *e)
 		text_clean(&settled, e->message ? e->message : "");
 		strbuf_addc(&settled, '\n');
 		break;
-	case EVENT_RUN_FINISHED: settle_cached(p, &settled); break;
+	case EVENT_RUN_FINISHED: settle_idle(p, &settled); break;
 	case EVENT_STAGE_STARTED:
-	case EVENT_STAGE_WAITING: settle_cached(p, &settled); break;
+	case EVENT_STAGE_WAITING: settle_idle(p, &settled); break;
 	default: break;
 	}
 	/* What settles is shown at once, the rest when its time has come. */
@@ -244,6 +237,6 @@ void progress_tty_end(struct progress *p)
 	struct strbuf b = STRBUF_INIT;
 
 	erase(p, &b);
-	settle_cached(p, &b);
+	settle_idle(p, &b);
 	put(p, &b);
 }

@@ -450,7 +450,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 			n--;
 		w.endpoint.url = url = xstrndup(given, n);
 	} else {
-		struct server_options o = {.model = ctx_input(ctx, "model"), .name = name};
+		struct server_options o = {.model = ctx_input(ctx, "model"), .name = name ? name : "model"};
 		if (server_start(&o, &w.server, err))
 			goto out;
 		w.endpoint.url = server_url(w.server);

@@ -78,27 +78,35 @@ static int damaged(struct store *s, const struct digest *key, struct error *err)
 	return error_hint(err, "run with --force to record it anew");
 }
 
-/* 1 found, 0 none. */
+/* 1 found, 0 none. *present: how many of the first outputs (0 or 1) are known to be in the store: most results have one
+ * output, a small blob, and then this one statement says all. */
 static int find_outputs(struct store *s, const struct digest *key, struct arena *a, struct result *out,
-			struct error *err)
+			size_t *present, struct error *err)
 {
 	sqlite3_stmt *st = store_stmt(s, SQL_RESULT_FIND, err);
+	struct digest first;
 	int found = -1;
 
+	*present = 0;
 	if (!st)
 		return -1;
 	sqlite3_bind_int64(st, 1, digest_id(key));
 	bind_digest(st, 2, key);
 	int code = sqlite3_step(st);
-	if (code == SQLITE_ROW)
+	if (code == SQLITE_ROW) {
 		found = unpack_outputs(sqlite3_column_blob(st, 0), (size_t)sqlite3_column_bytes(st, 0), a,
 				       out)
 				? 1
 				: damaged(s, key, err);
-	else if (code == SQLITE_DONE)
+		if (found == 1 && sqlite3_column_int(st, 1) && out->noutputs &&
+		    !out->outputs[0].artifact.is_tree && column_digest(st, 2, &first) &&
+		    digest_equal(&first, &out->outputs[0].artifact.digest))
+			*present = 1;
+	} else if (code == SQLITE_DONE) {
 		found = 0;
-	else
+	} else {
 		store_sql_error(s, "looking for a result", err);
+	}
 	sqlite3_reset(st);
 	return found;
 }
@@ -143,14 +151,15 @@ int result_find(struct store *s, const struct digest *key, struct arena *a, bool
 	*state = RESULT_NONE;
 	*out = (struct result){.key = *key};
 	bool view = s->tx == TX_NONE;
+	size_t present;
 	if (view && store_read_begin(s, err))
 		return -1;
-	int found = find_outputs(s, key, a, out, err);
+	int found = find_outputs(s, key, a, out, &present, err);
 	if (found == 1 && full && find_details(s, key, a, out, err))
 		found = -1;
 	if (found == 1) {
 		*state = RESULT_PRESENT;
-		for (size_t i = 0; i < out->noutputs && *state == RESULT_PRESENT; i++)
+		for (size_t i = present; i < out->noutputs && *state == RESULT_PRESENT; i++)
 			if (!store_has(s, &out->outputs[i].artifact.digest, out->outputs[i].artifact.is_tree))
 				*state = RESULT_EVICTED;
 	}
@@ -173,6 +182,10 @@ static int put_result(struct store *s, const struct result *r, struct error *err
 	sqlite3_bind_int64(narrow, 1, digest_id(&r->key));
 	bind_digest(narrow, 2, &r->key);
 	sqlite3_bind_blob64(narrow, 3, outputs.data, outputs.len, SQLITE_STATIC);
+	if (r->noutputs && !r->outputs[0].artifact.is_tree)
+		sqlite3_bind_int64(narrow, 4, digest_id(&r->outputs[0].artifact.digest));
+	else
+		sqlite3_bind_null(narrow, 4);
 	bind_digest(wide, 1, &r->key);
 	sqlite3_bind_text(wide, 2, r->kind, -1, SQLITE_STATIC);
 	sqlite3_bind_int(wide, 3, r->version);
@@ -195,7 +208,8 @@ static int record(struct store *s, const struct result *r, bool replace, bool *e
 {
 	struct arena a = ARENA_INIT;
 	struct result old;
-	int found = find_outputs(s, &r->key, &a, &old, replace ? NULL : err);
+	size_t present;
+	int found = find_outputs(s, &r->key, &a, &old, &present, replace ? NULL : err);
 
 	arena_free(&a);
 	*existing = found == 1;

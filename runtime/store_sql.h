@@ -14,7 +14,7 @@
 	" inside INTEGER NOT NULL);"           \
 	"CREATE TABLE blob_data(id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"                                       \
 	"CREATE TABLE trees(digest BLOB PRIMARY KEY, manifest BLOB NOT NULL) WITHOUT ROWID;"                         \
-	"CREATE TABLE results(id INTEGER PRIMARY KEY, key BLOB NOT NULL, outputs BLOB NOT NULL);"                           \
+	"CREATE TABLE results(id INTEGER PRIMARY KEY, key BLOB NOT NULL, outputs BLOB NOT NULL, first INTEGER);"                           \
 	"CREATE TABLE result_details(key BLOB PRIMARY KEY, kind TEXT NOT NULL, version INTEGER NOT NULL,"            \
 	" facts BLOB NOT NULL, preimage BLOB NOT NULL, finished_ms INTEGER NOT NULL, seconds REAL NOT NULL,"         \
 	" run INTEGER NOT NULL) WITHOUT ROWID;"                                                                      \
@@ -58,8 +58,9 @@
 	X(BLOB_DATA_GET, "SELECT bytes FROM blob_data WHERE id = ?1")                                                \
 	X(TREE_FIND, "SELECT manifest FROM trees WHERE digest = ?1")                                                 \
 	X(TREE_PUT, "INSERT OR IGNORE INTO trees VALUES(?1, ?2)")                                                    \
-	X(RESULT_FIND, "SELECT outputs FROM results WHERE id = ?1 AND key = ?2")                                                 \
-	X(RESULT_PUT, "INSERT OR REPLACE INTO results VALUES(?1, ?2, ?3)")                                               \
+	X(RESULT_FIND, "SELECT r.outputs, b.inside, b.digest FROM results r LEFT JOIN blobs b ON b.id = r.first"\
+		       " WHERE r.id = ?1 AND r.key = ?2")                                                 \
+	X(RESULT_PUT, "INSERT OR REPLACE INTO results VALUES(?1, ?2, ?3, ?4)")                                               \
 	X(DETAILS_FIND, "SELECT kind, version, facts, preimage, finished_ms, seconds, run FROM result_details"       \
 			" WHERE key = ?1")                                                                           \
 	X(DETAILS_PUT, "INSERT OR REPLACE INTO result_details VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")               \

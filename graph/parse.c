@@ -3,6 +3,7 @@
 #include "graph/parser.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* Returns the value, NULL when there is none that could be read. */
 static struct node *read_attr(struct parser *p, struct block *b, struct entries *all)
@@ -277,8 +278,8 @@ void parse_file(const struct source *source, struct arena *a, struct diags *d, s
 			continue;
 		}
 		int type = parser_block_type(&p, &p.tok.at);
-		struct token next = parser_peek(&p);
-		if (next.type == TOK_EQUALS || next.type == TOK_COLON) {
+		const char *behind = source->text + p.tok.at.offset + p.tok.at.len;
+		if (parser_begins_attr(&p) || behind[strspn(behind, " \t")] == ':') {
 			if (parser_error(&p, &p.tok.at, "attribute \"%.*s\" outside of a block",
 					 (int)p.tok.at.len, place_text(source, &p.tok.at)))
 				diag_label(p.diags,

@@ -291,7 +291,7 @@ struct node *parser_read_value(struct parser *p, const char *behind)
 	case TOK_STRING:
 	case TOK_HEREDOC:
 		n = new_node(p, p->tok.flags & TOKEN_BROKEN ? NODE_BROKEN : NODE_STRING);
-		n->flags = p->tok.flags;
+		n->flags = p->tok.flags & 0xffu;
 		n->heredoc = p->tok.type == TOK_HEREDOC;
 		if (n->type == NODE_STRING)
 			unwrap(p, n);

@@ -80,13 +80,14 @@ const char *template_scan(const char *p, const char *e, const char **name, size_
 enum node_type { NODE_STRING, NODE_NUMBER, NODE_BOOL, NODE_REF, NODE_LIST, NODE_OBJECT, NODE_BROKEN };
 
 struct node {
-	enum node_type type;
-	unsigned flags;       /* of a NODE_STRING: enum token_flags */
-	bool heredoc, quoted; /* string written as heredoc; reference written as "${a.b}" */
-	bool raw;             /* a NODE_STRING without quotes, from outside: its text is its value */
-	bool truth;           /* NODE_BOOL */
-	uint32_t n;           /* parts of a reference, items of a list, members of an object */
-	struct place at;      /* of a list or object: from bracket to bracket */
+	enum node_type type : 8;
+	unsigned flags : 8; /* of a NODE_STRING: enum token_flags */
+	bool heredoc : 1;   /* a string written as heredoc */
+	bool quoted : 1;    /* a reference written as "${a.b}" */
+	bool raw : 1;       /* a NODE_STRING without quotes, from outside: its text is its value */
+	bool truth : 1;     /* NODE_BOOL */
+	uint32_t n;         /* parts of a reference, items of a list, members of an object */
+	struct place at;    /* of a list or object: from bracket to bracket */
 	union {
 		struct place *parts;   /* NODE_REF */
 		struct node *first;    /* NODE_LIST */

@@ -221,11 +221,16 @@ bool parse_f64(const char *s, double *out)
 
 void format_f64(double v, char out[32])
 {
-	for (int digits = 1; digits <= 17; digits++) {
-		snprintf(out, 32, "%.*g", digits, v);
-		if (strtod(out, NULL) == v)
-			return;
-	}
+	int digits = 0;
+
+	do
+		snprintf(out, 32, "%.*g", ++digits, v);
+	while (strtod(out, NULL) != v && digits < 17);
+	char *e = strchr(out, 'e');
+	int exponent = e ? atoi(e + 1) : 0;
+	/* %g turns to an exponent as soon as the digits end before the point: 1e+03. */
+	if (e && exponent >= 0 && exponent < 15)
+		snprintf(out, 32, "%.0f", v);
 }
 
 void format_bytes(uint64_t n, char out[16])

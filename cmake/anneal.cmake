@@ -8,7 +8,8 @@ target_include_directories(anneal_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BI
 target_compile_definitions(anneal_flags INTERFACE _GNU_SOURCE)
 target_compile_options(anneal_flags INTERFACE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wno-format-truncation -Wstrict-prototypes
-    -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Werror -fno-common>)
+    -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Werror -fno-common>
+  $<$<C_COMPILER_ID:Clang>:-Wno-unknown-warning-option>)
 if(ANNEAL_SANITIZE)
   target_compile_options(anneal_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=address,undefined
     -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g>)

@@ -44,6 +44,18 @@ static void take_pipeline(struct checker *c, const struct block *b, const struct
 	}
 }
 
+/* What to call a stage whose name is none. */
+static const char *bad_name(struct checker *c, const struct block *b)
+{
+	struct place inner = b->label;
+
+	if (place_text(c->tree->source, &inner)[0] == '"') {
+		inner.offset++;
+		inner.len -= 2;
+	}
+	return place_dup(c, c->tree->source, &inner);
+}
+
 /* Registers every name before anything refers to it. */
 static void take_names(struct checker *c)
 {
@@ -65,7 +77,7 @@ static void take_names(struct checker *c)
 			param++;
 		} else if (b->type == BLOCK_STAGE) {
 			struct stage_node *n = &c->g->stages[stage];
-			n->name = name;
+			n->name = b->name.len || b->label.len < 3 ? name : bad_name(c, b);
 			n->salt = "";
 			n->span = span_at(s, b->label.len ? &b->label : &b->head);
 			c->work[stage].block = b;
@@ -170,7 +182,7 @@ static void warn_unused(struct checker *c)
 void graph_check(struct checker *c)
 {
 	struct graph *g = c->g;
-	size_t errors = c->diags->errors;
+	size_t errors = c->errors;
 	const struct block *pipeline = NULL;
 
 	g->nstages = c->tree->nstages;

@@ -62,6 +62,7 @@ struct checker {
 	struct diags *diags;
 	const struct graph_options *options;
 	const struct tree *tree;
+	size_t errors; /* how many there were before this load */
 	struct param *params;
 	struct names param_index;
 	struct names stage_index;

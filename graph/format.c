@@ -54,11 +54,29 @@ static size_t count_columns(const char *s, size_t n)
 	return columns;
 }
 
+/* Of a string: HCL counts the quotes, the text and what stands in ${} each by themselves. */
+static size_t count_string(const char *s, size_t n)
+{
+	size_t columns = 2, start = 1;
+	bool inside = false;
+
+	for (size_t i = 1; i + 1 < n; i++) {
+		inside |= s[i] == '{' && s[i - 1] == '$';
+		if (s[i] != '}' || !inside)
+			continue;
+		columns += count_columns(s + start, i + 1 - start);
+		start = i + 1;
+		inside = false;
+	}
+	return columns + count_columns(s + start, n - 1 - start);
+}
+
 static void add_piece(struct sheet *f, enum token_type type, char *own, const char *text, size_t len)
 {
 	grow(&f->pieces, &f->cap, f->n + 1, sizeof *f->pieces);
-	f->pieces[f->n++] = (struct piece){
-		type, own != NULL, own ? own : text, len, count_columns(own ? own : text, len), 0};
+	text = own ? own : text;
+	size_t columns = type == TOK_STRING ? count_string(text, len) : count_columns(text, len);
+	f->pieces[f->n++] = (struct piece){type, own != NULL, text, len, columns, 0};
 }
 
 /* The token's text without carriage returns, blanks in ${ } and blanks at the end of a comment. */
@@ -176,7 +194,8 @@ static void cut_lines(struct sheet *f)
 		line = (struct line){start, i, i, i};
 		/* A comment between slashes and stars does not end the line: it is no cell of its own. */
 		const struct piece *last = &f->pieces[i ? i - 1 : 0];
-		if (i - start > 1 && last->type == TOK_COMMENT && (last->text[0] == '#' || last->text[1] == '/'))
+		if (i - start > 1 && last->type == TOK_COMMENT &&
+		    (last->text[0] == '#' || last->text[1] == '/'))
 			line.assign = line.comment = i - 1;
 		for (size_t k = start + 1; k < line.comment; k++) {
 			if (f->pieces[k].type != TOK_EQUALS)

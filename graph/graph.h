@@ -89,8 +89,8 @@ enum value_type {
 
 struct value {
 	enum value_type type;
-	struct span span; /* where the value stands; for a param, where the param's value stands */
 	bool is_default;  /* filled in from the schema */
+	struct span span; /* where the value stands; for a param, where the param's value stands */
 	union {
 		const char *str;
 		int64_t i;

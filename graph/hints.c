@@ -1,7 +1,14 @@
 /* Mistakes that people make, said in their own words. */
-#include "graph/syntax.h"
+#include "graph/parser.h"
 
 #include <string.h>
+
+static bool ends_name(char c)
+{
+	char two[2] = {'a', c};
+
+	return is_ident(two, 2);
+}
 
 static bool is_char(const struct parser *p, char c)
 {
@@ -16,7 +23,7 @@ bool hint_operator(struct parser *p)
 		parser_error(p, &p->tok.at, "this cannot be read");
 		return true;
 	}
-	if (p->tok.type == TOK_LBRACK) {
+	if (p->tok.type == TOK_LBRACK && p->tok.at.offset && (ends_name(s[-1]) || s[-1] == ']')) {
 		what = "an index is not part of the language";
 		how = "a reference is stage.port, param.NAME or env.NAME";
 	} else if (p->tok.type != TOK_OTHER) {
@@ -38,6 +45,13 @@ bool hint_operator(struct parser *p)
 	} else if (*s == '`') {
 		what = "backticks do not make a string";
 		how = "write it in double quotes";
+	} else if (!strncmp(s, "\xe2\x80\x9c", 3) || !strncmp(s, "\xe2\x80\x9d", 3) ||
+		   !strncmp(s, "\xe2\x80\x9e", 3) || !strncmp(s, "\xe2\x80\x98", 3) ||
+		   !strncmp(s, "\xe2\x80\x99", 3)) {
+		what = "typographic quotes do not make a string";
+		how = "write it in straight double quotes";
+	} else if ((unsigned char)*s >= 0x80) {
+		return false;
 	} else if (p->tok.at.len == 1 && !strchr("+-*/%<>!&|", *s)) {
 		return false;
 	} else {
@@ -98,7 +112,7 @@ void hint_after_value(struct parser *p, const struct node *value, const char *ex
 	} else if (!hint_operator(p)) {
 		if (parser_error(p, &p->tok.at, "expected %s, found %s", expected,
 				 token_describe(p->source, &p->tok, buf)))
-			diag_label(p->diags, "behind the value there is something too much");
+			diag_label(p->diags, "nothing may follow the value");
 	}
 }
 

@@ -38,7 +38,8 @@ struct graph *graph_load_text(const char *name, const char *basedir, const char 
 {
 	struct graph *g = xcalloc(1, sizeof *g);
 	struct tree tree;
-	struct checker c = {.g = g, .arena = &g->arena, .diags = d, .options = o, .tree = &tree};
+	struct checker c = {
+		.g = g, .arena = &g->arena, .diags = d, .options = o, .tree = &tree, .errors = d->errors};
 	size_t errors = d->errors, from = d->n;
 
 	if (len > MAX_SIZE) {

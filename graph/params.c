@@ -142,8 +142,10 @@ static struct value *read_choices(struct checker *c, struct param *p, struct ope
 	}
 	v = arena_calloc(c->arena, o.node->n, sizeof *v);
 	for (const struct node *i = o.node->first; i; i = i->next, (*n)++)
-		if (!plain(c, (struct operand){o.source, i}, t, &v[*n]))
+		if (!plain(c, (struct operand){o.source, i}, t, &v[*n])) {
+			*n = 0;
 			return NULL;
+		}
 	return v;
 }
 
@@ -202,6 +204,7 @@ static struct source *env_source(struct checker *c, const char *env, const char 
 struct param_block {
 	struct operand type, fallback, env, range, choices;
 	const char *doc;
+	bool strange; /* an attribute has an unknown name: what seems to be missing may be that */
 };
 
 static void read_block(struct checker *c, struct param *p, struct param_block *b)
@@ -226,6 +229,7 @@ static void read_block(struct checker *c, struct param *p, struct param_block *b
 			b->doc = plain_string(c, o, &(struct target){&doc, "param", p->name});
 		} else {
 			char *name = place_dup(c, s, &e->name);
+			b->strange = true;
 			diag_error(c->diags, span_at(s, &e->name), "a param has no attribute \"%s\"", name);
 			diag_label(c->diags, "there are type, default, env, description, range, choices%s",
 				   did_you_mean(c->diags, name, param_attrs, 6));
@@ -234,14 +238,14 @@ static void read_block(struct checker *c, struct param *p, struct param_block *b
 }
 
 /* The index of the param's type in type_words, or -1 after an error. */
-static int read_type(struct checker *c, struct param *p, struct operand o)
+static int read_type(struct checker *c, struct param *p, struct operand o, bool strange)
 {
 	static const struct attr_schema type = {.name = "type", .type = ATTR_CHOICE, .choices = type_words};
 	const struct source *s = c->tree->source;
 	const char *word = NULL;
 
 	if (!o.node) {
-		if (!p->block->broken) {
+		if (!p->block->broken && !strange) {
 			diag_error(c->diags, span_at(s, &p->block->label), "param \"%s\" has no type",
 				   p->name);
 			diag_label(c->diags, "add type = \"string\", \"int\", \"float\" or \"bool\"");
@@ -268,7 +272,7 @@ static void check_param(struct checker *c, struct param *p, struct param_value *
 	struct value given;
 
 	read_block(c, p, &b);
-	int type = read_type(c, p, b.type);
+	int type = read_type(c, p, b.type, b.strange);
 	uint32_t o = names_find(&c->override_index, p->name, strlen(p->name));
 	struct override_text *set = o == NAMES_NONE ? NULL : &c->overrides[o];
 	while (set && set->attr)
@@ -305,7 +309,7 @@ static void check_param(struct checker *c, struct param *p, struct param_value *
 		p->ok = fallback_ok;
 		record->origin = "default";
 	} else {
-		if (p->block->broken)
+		if (p->block->broken || b.strange)
 			return;
 		diag_error(c->diags, span_at(s, &p->block->label), "param \"%s\" has no value", p->name);
 		diag_label(c->diags,

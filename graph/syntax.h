@@ -80,13 +80,14 @@ const char *template_scan(const char *p, const char *e, const char **name, size_
 enum node_type { NODE_STRING, NODE_NUMBER, NODE_BOOL, NODE_REF, NODE_LIST, NODE_OBJECT, NODE_BROKEN };
 
 struct node {
-	enum node_type type;
-	unsigned flags;       /* of a NODE_STRING: enum token_flags */
-	bool heredoc, quoted; /* string written as heredoc; reference written as "${a.b}" */
-	bool raw;             /* a NODE_STRING without quotes, from outside: its text is its value */
-	bool truth;           /* NODE_BOOL */
-	uint32_t n;           /* parts of a reference, items of a list, members of an object */
-	struct place at;      /* of a list or object: from bracket to bracket */
+	enum node_type type : 8;
+	unsigned flags : 8; /* of a NODE_STRING: enum token_flags */
+	bool heredoc : 1;   /* a string written as heredoc */
+	bool quoted : 1;    /* a reference written as "${a.b}" */
+	bool raw : 1;       /* a NODE_STRING without quotes, from outside: its text is its value */
+	bool truth : 1;     /* NODE_BOOL */
+	uint32_t n;         /* parts of a reference, items of a list, members of an object */
+	struct place at;    /* of a list or object: from bracket to bracket */
 	union {
 		struct place *parts;   /* NODE_REF */
 		struct node *first;    /* NODE_LIST */
@@ -127,39 +128,6 @@ void parse_file(const struct source *source, struct arena *a, struct diags *d, s
 /* Parses one value from offset to the end of the source: an override, or a default of a schema. NULL with an
  * error in d when it is not one. */
 struct node *parse_value(const struct source *source, size_t offset, struct arena *a, struct diags *d);
-
-/* The parser's state, shared with hints.c. */
-struct parser {
-	struct lexer lex;
-	struct token tok; /* the token being looked at */
-	struct arena *arena;
-	struct diags *diags;
-	const struct source *source;
-	bool newlines; /* line ends are tokens here (not inside a list) */
-	bool panic;    /* a mistake is reported, and where to go on is still to be found: skip_line does */
-	unsigned depth;
-};
-
-/* A block with more lists or objects inside each other than this is an error. */
-#define MAX_DEPTH 32
-
-void parser_advance(struct parser *p);
-/* The token behind p->tok, without taking it. */
-struct token parser_peek(const struct parser *p);
-/* An error at a place on the line of p->tok; false, and nothing is reported, when that line has one already. */
-bool parser_error(struct parser *p, const struct place *at, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-/* ---- hints.c: what is wrong, in the words of the mistake that was made ---- */
-
-/* Reports operators, calls, indices, conditionals, parentheses at p->tok. False when it is none of them. */
-bool hint_operator(struct parser *p);
-/* p->tok stands behind a value, where "the end of the line" or what is given was expected. */
-void hint_after_value(struct parser *p, const struct node *value, const char *expected);
-/* p->tok cannot begin a value, which was expected behind what ("\"=\""). */
-void hint_no_value(struct parser *p, const char *behind);
-/* p->tok is a word that begins no block of the language. */
-void hint_unknown_block(struct parser *p);
 
 static inline const char *place_text(const struct source *s, const struct place *p)
 {

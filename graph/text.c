@@ -182,6 +182,9 @@ struct operand text_operand(struct checker *c, const struct source *s, size_t of
 	switch (type) {
 	case ATTR_STRINGS:
 	case ATTR_SOURCES:
+		if (*text != '[')
+			break;
+		return (struct operand){s, parse_value(s, offset, c->arena, c->diags)};
 	case ATTR_INPUT:
 	case ATTR_INPUTS:
 	case ATTR_OUTPUTS: return (struct operand){s, parse_value(s, offset, c->arena, c->diags)};

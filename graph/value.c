@@ -52,6 +52,15 @@ static const char *describe(struct checker *c, struct operand o)
 	return "something else";
 }
 
+/* Whether the reference begins with no name there is: it may be text that lacks its quotes. */
+static bool is_unknown(struct checker *c, struct operand o)
+{
+	const struct place *first = &o.node->parts[0];
+
+	return names_find(&c->stage_index, place_text(o.source, first), first->len) == NAMES_NONE &&
+	       !place_is(o.source, first, "param") && !place_is(o.source, first, "env");
+}
+
 bool value_mismatch(struct checker *c, struct operand o, const struct target *t)
 {
 	const char *s = place_text(o.source, &o.node->at);
@@ -68,6 +77,13 @@ bool value_mismatch(struct checker *c, struct operand o, const struct target *t)
 		diag_label(c->diags, "write true or false");
 	else if (o.node->type == NODE_REF && o.node->n == 1 && is_stringy(type))
 		diag_label(c->diags, "put it in quotes: \"%.*s\"", n, s);
+	else if (o.node->type == NODE_REF && o.node->n != 2 &&
+		 (place_is(o.source, &o.node->parts[0], "param") ||
+		  place_is(o.source, &o.node->parts[0], "env")))
+		diag_label(c->diags, "write %s.NAME",
+			   place_is(o.source, &o.node->parts[0], "param") ? "param" : "env");
+	else if (o.node->type == NODE_REF && !o.node->quoted && is_stringy(type) && is_unknown(c, o))
+		diag_label(c->diags, "put it in quotes: \"%.*s\"", n, s);
 	else if (o.node->type == NODE_REF && type != ATTR_INPUT)
 		diag_label(c->diags,
 			   "only param.NAME and env.NAME give a value; an output goes into an input");
@@ -82,6 +98,8 @@ bool value_mismatch(struct checker *c, struct operand o, const struct target *t)
 		diag_label(c->diags, "without quotes: %s", inner);
 	else if (o.node->type == NODE_STRING && type == ATTR_INPUT && strchr(inner, '.'))
 		diag_label(c->diags, "a reference takes no quotes: %s", inner);
+	else if (o.node->raw && (type == ATTR_STRINGS || type == ATTR_SOURCES))
+		diag_label(c->diags, "write [\"first\", \"second\"]");
 	else if (o.node->type == NODE_STRING && (type == ATTR_STRINGS || type == ATTR_SOURCES))
 		diag_label(c->diags, "put it in brackets: [%.*s]", n, s);
 	else

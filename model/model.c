@@ -16,6 +16,7 @@ struct holdings {
 	void **buffers;
 	size_t n, cap;
 	uint64_t bytes; /* of weights: buffers and the maps' tensors in use */
+	bool writable;  /* WEIGHTS_F32 */
 };
 
 /* A buffer that lives as long as the model. */
@@ -165,6 +166,7 @@ int model_open(const char *dir, const struct model_options *o, void (*progress)(
 	struct holdings *h = m->owned = xcalloc(1, sizeof *h);
 	uint64_t done = 0, all = 0;
 
+	h->writable = o->format == WEIGHTS_F32;
 	if (model_config_read(dir, o->gelu, &m->config, err) || tensors_open(dir, &h->tensors, err) ||
 	    weights_check_extra(h->tensors, &m->config, dir, err))
 		goto fail;
@@ -212,4 +214,9 @@ void model_free(struct model *m)
 uint64_t model_bytes(const struct model *m)
 {
 	return ((const struct holdings *)m->owned)->bytes;
+}
+
+bool model_writable(const struct model *m)
+{
+	return ((const struct holdings *)m->owned)->writable;
 }

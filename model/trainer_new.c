@@ -224,6 +224,8 @@ static int list_weights(struct trainer *t, struct error *err)
 	const struct model_config *c = &t->model->config;
 	size_t n = weight_count(c), at = 0;
 
+	if (!model_writable(t->model))
+		return error_set(err, ERR_USAGE, "training: method full needs a model opened as WEIGHTS_F32");
 	if (full_grads_new(t->model, &t->full, err))
 		return -1;
 	t->params = xcalloc(n, sizeof *t->params);

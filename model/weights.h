@@ -43,7 +43,9 @@ const struct tensor *weight_find(const struct tensors *t, const struct weight *w
 int weights_check_extra(const struct tensors *t, const struct model_config *c, const char *where,
 			struct error *err);
 
-/* Where w stands in a WEIGHTS_F32 model, writable. */
+/* Was m opened as WEIGHTS_F32? Only then do its matrices stand in memory of its own. */
+bool model_writable(const struct model *m);
+/* Where w stands in such a model, to be written. */
 float *model_weight_f32(struct model *m, const struct weight *w);
 
 /* What tensor dtypes are as matrices: F32, BF16 and F16; ERR_USAGE for others. */

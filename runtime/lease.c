@@ -1,86 +1,66 @@
-/* Leases: a kernel lock on .anneal/leases/<key>, one producer per key. The file is only what the lock hangs on; it is
- * removed by lease_release, or it stays, empty, when its holder was killed. */
+/* Leases: a kernel lock (an open file description lock, fcntl(2)) on one byte of .anneal/leases/lock, one producer per key. The
+ * byte's offset is the key's first 63 bits: no file is made per key, which costs more than the lock itself and would stay
+ * behind when its holder is killed. Two keys that share an offset would wait for each other in vain, not go wrong. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "runtime/store_internal.h"
 
-static char *lease_path(struct store *s, const struct digest *key)
+static off_t offset_of(const struct digest *key)
 {
-	struct strbuf b = STRBUF_INIT;
-	char hex[65];
+	uint64_t v = 0;
 
-	digest_hex(key, hex);
-	strbuf_addf(&b, "%s/leases/%s", s->dir, hex);
-	return strbuf_steal(&b);
+	for (size_t i = 0; i < 8; i++)
+		v = v << 8 | key->bytes[i];
+	return (off_t)((v >> 1) & (INT64_MAX - 1)); /* a lock's end must fit too */
 }
 
-/* True when path still names the file behind fd: a lock on a file that its last holder unlinked excludes nobody. */
-static bool still_there(const char *path, int fd)
+static int open_leases(struct store *s, struct error *err)
 {
-	struct stat a, b;
+	struct strbuf path = STRBUF_INIT;
 
-	return stat(path, &a) == 0 && fstat(fd, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
-static int open_lease(const char *path, struct error *err)
-{
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-
+	strbuf_addf(&path, "%s/leases/lock", s->dir);
+	int fd = open(path.data, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 	if (fd < 0 && errno == ENOENT) {
-		char *dir = path_dir(path);
+		char *dir = path_dir(path.data);
 		if (dir_create(dir, err) == 0)
-			fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+			fd = open(path.data, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 		free(dir);
 	}
-	return fd < 0 ? store_errno(err, path) : fd;
+	if (fd < 0)
+		store_errno(err, path.data);
+	strbuf_free(&path);
+	return fd;
 }
 
 int lease_try(struct store *s, const struct digest *key, int *fd, struct error *err)
 {
-	char *path = lease_path(s, key);
-	int got = -1, file = -1;
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = offset_of(key), .l_len = 1};
 
 	*fd = -1;
 	store_read_end(
 		s); /* whoever gets the lease looks the key up again, and has to see the last holder's result */
 	if (store_want_write(s, err))
-		goto out;
-	for (;;) {
-		file = open_lease(path, err);
-		if (file < 0)
-			goto out;
-		if (flock(file, LOCK_EX | LOCK_NB) < 0) {
-			if (errno == EINTR) {
-				close(file);
-				continue;
-			}
-			got = errno == EWOULDBLOCK ? 0 : store_errno(err, path);
-			close(file);
-			goto out;
-		}
-		if (still_there(path, file))
-			break;
+		return -1;
+	int file = open_leases(s, err); /* a description of its own: it is the lock's holder */
+	if (file < 0)
+		return -1;
+	if (fcntl(file, F_OFD_SETLK, &lock) < 0) {
+		int got = errno == EAGAIN || errno == EACCES ? 0 : store_errno(err, "leases/lock");
 		close(file);
+		return got;
 	}
 	*fd = file;
-	got = 1;
-out:
-	free(path);
-	return got;
+	return 1;
 }
 
 void lease_release(struct store *s, const struct digest *key, int fd)
 {
-	char *path = lease_path(s, key);
-
-	if (fd >= 0 && still_there(path, fd))
-		unlink(path);
+	(void)s;
+	(void)key;
 	if (fd >= 0)
 		close(fd);
-	free(path);
 }

@@ -50,13 +50,13 @@ static bool take_fields(struct canon *c, struct message *m, struct arena *a)
 	struct canon_item value;
 	size_t n;
 
-	if (!canon_get_array(c, &n) || n != FIELDS || !canon_get_int(c, &type) || !canon_get_int(c, &m->code) ||
-	    !canon_get_int(c, &m->step) || !canon_get_int(c, &done) || !canon_get_int(c, &total) ||
-	    !canon_next(c, &value) || !canon_get_str(c, a, &m->name) || !canon_get_str(c, a, &m->text) ||
-	    !canon_get_str(c, a, &m->hint))
+	if (!canon_get_array(c, &n) || n != FIELDS || !canon_get_int(c, &type) ||
+	    !canon_get_int(c, &m->code) || !canon_get_int(c, &m->step) || !canon_get_int(c, &done) ||
+	    !canon_get_int(c, &total) || !canon_next(c, &value) || !canon_get_str(c, a, &m->name) ||
+	    !canon_get_str(c, a, &m->text) || !canon_get_str(c, a, &m->hint))
 		return false;
-	if (type < MESSAGE_LOG || type > MESSAGE_SAVED || done < 0 || total < 0 || value.type != CANON_FLOAT ||
-	    !m->name || !m->text || !m->hint || c->p != c->end)
+	if (type < MESSAGE_LOG || type > MESSAGE_SAVED || done < 0 || total < 0 ||
+	    value.type != CANON_FLOAT || !m->name || !m->text || !m->hint || c->p != c->end)
 		return false;
 	m->type = (enum message_type)type;
 	m->done = (uint64_t)done;
@@ -74,7 +74,8 @@ long message_unpack(const char *bytes, size_t n, struct message *m, struct arena
 	for (size_t i = 0; i < 4; i++)
 		length = length << 8 | (uint8_t)bytes[i];
 	if (length == 0 || length > MESSAGE_MAX)
-		return error_set(err, ERR_STAGE, "the worker sent a frame of %zu bytes: it is out of step", length);
+		return error_set(err, ERR_STAGE, "the worker sent a frame of %zu bytes: it is out of step",
+				 length);
 	if (n - 4 < length)
 		return 0;
 	memset(m, 0, sizeof *m);

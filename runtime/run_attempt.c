@@ -163,15 +163,13 @@ static void tell_crash(const struct attempt *a, int status, const struct rusage 
 	strbuf_free(&last);
 }
 
-/* What the worker's end means, as an error; class ERR_NONE when it went well. */
+/* What the end of a worker without a result means. */
 static void judge(const struct attempt *a, const struct stage_node *n, int status, const struct rusage *used,
 		  struct error *err)
 {
 	char limit[24];
 
 	*err = a->answer;
-	if (a->answered && err->class == ERR_NONE)
-		return;
 	if (a->timed_out) {
 		format_duration(n->timeout, limit);
 		if (a->answered && err->class == ERR_INTERRUPTED && a->checkpointed) {
@@ -204,24 +202,30 @@ static void judge(const struct attempt *a, const struct stage_node *n, int statu
 		tell_crash(a, status, used, err);
 }
 
-/* Collects the worker and all it started, with what they had still printed. */
-static void collect(struct runner *r, struct attempt *a, int *status, struct rusage *used)
+/* Ends the worker and all it started, and reads what they had still printed. The group is killed while its leader is not
+ * reaped, so that no stranger can have its number. */
+static void silence(struct runner *r, struct attempt *a)
 {
 	siginfo_t info;
-	double seconds = clock_mono() - a->started;
-	struct run_stage *rec = r->tasks[a->stage].record;
 
-	/* The group is killed while the dead leader still holds its number, so that no stranger can be hit.
-	 */
-	while (waitid(P_PID, (id_t)a->worker.pid, &info, WEXITED | WNOWAIT) < 0 && errno == EINTR)
+	/* A worker that has answered has nothing left to do. Of one that has not, how it ended tells why: it must be seen first. */
+	while (!a->answered && waitid(P_PID, (id_t)a->worker.pid, &info, WEXITED | WNOWAIT) < 0 &&
+	       errno == EINTR)
 		continue;
+	r->tasks[a->stage].record->seconds += clock_mono() - a->started;
 	kill(-a->worker.pid, SIGKILL);
 	for (int which = 0; which < 2; which++)
 		attempt_read_lines(r, a, which, (size_t)1 << 20);
 	attempt_flush_lines(r, a);
+}
+
+/* Reaps the worker and adds up what it used. */
+static void reap(struct runner *r, struct attempt *a, int *status, struct rusage *used)
+{
+	struct run_stage *rec = r->tasks[a->stage].record;
+
 	while (wait4(a->worker.pid, status, 0, used) < 0 && errno == EINTR)
 		continue;
-	rec->seconds += seconds;
 	rec->user_seconds += (double)used->ru_utime.tv_sec + (double)used->ru_utime.tv_usec / 1e6;
 	rec->system_seconds += (double)used->ru_stime.tv_sec + (double)used->ru_stime.tv_usec / 1e6;
 	if ((uint64_t)used->ru_maxrss * 1024 > rec->max_rss)
@@ -371,11 +375,17 @@ int attempt_end(struct runner *r, struct attempt *a, struct result *result, bool
 	struct rusage used = {0};
 	int status = 0;
 
+	int rc = -1;
+
 	*final = false;
-	collect(r, a, &status, &used);
+	silence(r, a);
+	if (a->answered && a->answer.class == ERR_NONE)
+		rc = store_result(r, a, result, final,
+				  err); /* while the worker's memory is taken down beside it */
+	reap(r, a, &status, &used);
+	if (a->answered && a->answer.class == ERR_NONE)
+		return rc;
 	judge(a, n, status, &used, err);
-	if (err->class == ERR_NONE)
-		return store_result(r, a, result, final, err);
 	*final = err->class == ERR_USAGE || err->class == ERR_INTERRUPTED;
 	return -1;
 }

@@ -300,6 +300,8 @@ bool attempt_read_control(struct runner *r, struct attempt *a)
 			return false;
 		a->control.len += (size_t)n;
 		take_messages(r, a);
+		if (a->answered)
+			return false;
 	}
 	return true;
 }

@@ -58,10 +58,12 @@ static void put_to_sleep(struct runner *r, uint32_t i, double seconds)
 
 /* ---- becoming final ---- */
 
-static void drop_lease(struct task *t)
+static void drop_lease(struct runner *r, uint32_t i)
 {
+	struct task *t = &r->tasks[i];
+
 	if (t->lease >= 0)
-		close(t->lease);
+		lease_release(r->store, &r->plan->stages[i].key, t->lease);
 	t->lease = -1;
 }
 
@@ -74,7 +76,7 @@ static void make_final(struct runner *r, uint32_t i, enum stage_status status, c
 	t->state = TASK_FINAL;
 	t->record->status = status;
 	r->open--;
-	drop_lease(t);
+	drop_lease(r, i);
 	run_record_stage(r, i);
 	run_emit(r, &(struct event){.type = EVENT_STAGE_FINISHED,
 				    .stage = i,

@@ -118,7 +118,7 @@ void run_flush_history(struct runner *r);
 void run_unrecorded(struct runner *r, const struct error *e);
 void attempt_log(struct runner *r, struct attempt *a, const char *stream, enum log_level level,
 		 const char *line);
-/* Reads what the worker sent; false at the end of the stream. */
+/* Reads what the worker sent; false behind its answer and at the end of the stream. */
 bool attempt_read_control(struct runner *r, struct attempt *a);
 /* Reads what the worker printed to stdout (which 0) or stderr (1), up to limit bytes; false at the end. */
 bool attempt_read_lines(struct runner *r, struct attempt *a, int which, size_t limit);
@@ -141,7 +141,7 @@ void share_give_back(struct runner *r, const struct share *s);
 int attempt_start(struct runner *r, size_t i, struct error *err);
 void attempt_ask_to_stop(struct runner *r, struct attempt *a);
 void attempt_kill(struct attempt *a);
-/* After the end of the control stream: collects the worker and stores what it made. 0: result holds the
+/* After the end of what it has to say: collects the worker and stores what it made. 0: result holds the
  * recorded result. -1: err says why not; *final: to try again makes no sense. Frees nothing. */
 int attempt_end(struct runner *r, struct attempt *a, struct result *result, bool *final, struct error *err);
 /* Empties the attempt's directory and frees all memory. */

@@ -120,8 +120,7 @@ int pin_record(struct store *s, const char *source, const char *pin, struct erro
 /* ---- leases: one producer per key, held by the kernel and gone with the process ---- */
 /* 1: *fd holds the lease until it is closed by every process that has it; 0: somebody else has it. */
 int lease_try(struct store *s, const struct digest *key, int *fd, struct error *err);
-/* Closes fd, and removes the lease's file first, so that .anneal/leases stays small. Closing fd alone is right too. A
- * process that inherited the lease must not hold it any more. */
+/* Gives the lease up, unless another process has inherited it. Closing fd does the same. */
 void lease_release(struct store *s, const struct digest *key, int fd);
 
 #endif

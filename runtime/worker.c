@@ -116,7 +116,8 @@ static _Noreturn void worker_main(struct stage_ctx *ctx, int control, int out, i
 		_exit(1); /* the runner died before the kernel knew that we want to hear of it */
 	if (!set_descriptors(control, out, errfd))
 		_exit(1);
-	setvbuf(stdout, lines, _IOLBF, sizeof lines); /* with a buffer given, glibc lets go of the runner's mode */
+	setvbuf(stdout, lines, _IOLBF,
+		sizeof lines); /* with a buffer given, glibc lets go of the runner's mode */
 	if (ctx->devices)
 		setenv("CUDA_VISIBLE_DEVICES", ctx->devices, 1);
 

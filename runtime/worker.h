@@ -35,13 +35,14 @@ struct stage_ctx {
 	const char *pin;                  /* "" for none */
 	const struct stage_input *inputs; /* one per node->inputs, same order */
 	const char *const *outputs;       /* one per node->outputs, same order: where they are to be made */
-	const char *scratch;              /* the attempt's directory itself: a further one would cost more than it keeps apart */
-	const char *checkpoint;           /* NULL when there is none */
+	const char *
+		scratch; /* the attempt's directory itself: a further one would cost more than it keeps apart */
+	const char *checkpoint; /* NULL when there is none */
 	int64_t checkpoint_step;
 	const char *devices; /* CUDA_VISIBLE_DEVICES for the stage; NULL: as inherited */
 
 	/* the worker's own */
-	pthread_mutex_t lock; /* a stage may report from several threads */
+	pthread_mutex_t lock;      /* a stage may report from several threads */
 	uint64_t progress_sent_ns; /* clock of the last progress message */
 	struct strbuf frame;       /* being sent */
 };

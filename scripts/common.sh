@@ -4,7 +4,7 @@
 # What a build needs beside bash, git and apt. Names that differ between Debian 12 and Ubuntu 24.04 are written as
 # alternatives: the first one that the distribution knows is taken.
 packages=(gcc libc6-dev cmake ninja-build pkg-config libsqlite3-dev libcurl4-openssl-dev libarchive-dev
-	'libmsgpack-dev|libmsgpack-c-dev' libjansson-dev libssl-dev libdnnl-dev libpcre2-dev libmicrohttpd-dev
+	'libmsgpack-dev|libmsgpack-c-dev' libjansson-dev libssl-dev libpcre2-dev libmicrohttpd-dev
 	zlib1g-dev libzstd-dev libsnappy-dev libutf8proc-dev libcmocka-dev)
 
 # Prints the entries of packages of which no alternative is installed.

@@ -295,7 +295,7 @@ done:
 const struct stage_kind stage_dataset_fetch = {
 	.schema = {.name = "dataset-fetch",
 		   .version = 1,
-		   .doc = "Reads a dataset's rows from a file, a directory or an URL.",
+		   .doc = "Reads a dataset's rows from a file, a directory or an URL",
 		   .attrs = attrs,
 		   .outputs = outputs,
 		   .check = check},

@@ -245,7 +245,7 @@ static int published(const struct stage_node *node, const struct digest *digests
 const struct stage_kind stage_export = {
 	.schema = {.name = "export",
 		   .version = 1,
-		   .doc = "Writes a model as a directory that transformers and vLLM load, and publishes it.",
+		   .doc = "Writes a model as a directory that transformers and vLLM load, and publishes it",
 		   .attrs = attrs,
 		   .outputs = outputs},
 	.run = run,

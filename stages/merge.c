@@ -40,7 +40,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 const struct stage_kind stage_merge = {
 	.schema = {.name = "merge",
 		   .version = 1,
-		   .doc = "Adds a trained adapter to its base model: W + scale * B A, rounded once to each tensor's dtype.",
+		   .doc = "Adds a trained adapter to its base model: W + scale * B A, rounded once to each tensor's dtype",
 		   .attrs = attrs,
 		   .outputs = outputs},
 	.run = run,

@@ -105,7 +105,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 const struct stage_kind stage_model_fetch = {
 	.schema = {.name = "model-fetch",
 		   .version = 1,
-		   .doc = "Takes a base model in Hugging Face layout.",
+		   .doc = "Takes a base model in Hugging Face layout",
 		   .attrs = attrs,
 		   .outputs = outputs},
 	.run = run,

@@ -155,7 +155,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 const struct stage_kind stage_model_init = {
 	.schema = {.name = "model-init",
 		   .version = 1,
-		   .doc = "Makes a small model with random weights: for quickstarts and tests.",
+		   .doc = "Makes a small model with random weights: for quickstarts and tests",
 		   .attrs = attrs,
 		   .outputs = outputs,
 		   .check = check},

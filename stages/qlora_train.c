@@ -426,7 +426,7 @@ static int run(struct stage_ctx *ctx, struct error *err)
 const struct stage_kind stage_qlora_train = {
 	.schema = {.name = "qlora-train",
 		   .version = 1,
-		   .doc = "Trains LoRA adapters beside a frozen (NF4) base model, or the whole model.",
+		   .doc = "Trains LoRA adapters beside a frozen (NF4) base model, or the whole model",
 		   .attrs = attrs,
 		   .outputs = outputs,
 		   .check = check},

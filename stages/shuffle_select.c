@@ -120,7 +120,7 @@ done:
 const struct stage_kind stage_shuffle_select = {
 	.schema = {.name = "shuffle-select",
 		   .version = 1,
-		   .doc = "Shuffles rows by a seed and takes a part of them.",
+		   .doc = "Shuffles rows by a seed and takes a part of them",
 		   .attrs = attrs,
 		   .outputs = outputs,
 		   .check = check},

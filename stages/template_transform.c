@@ -107,7 +107,7 @@ done:
 const struct stage_kind stage_template_transform = {
 	.schema = {.name = "template-transform",
 		   .version = 1,
-		   .doc = "Writes each row's fields into a text, or into a prompt and its completion.",
+		   .doc = "Writes each row's fields into a text, or into a prompt and its completion",
 		   .attrs = attrs,
 		   .outputs = outputs,
 		   .check = check},

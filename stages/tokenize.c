@@ -255,7 +255,7 @@ done:
 const struct stage_kind stage_tokenize = {
 	.schema = {.name = "tokenize",
 		   .version = 1,
-		   .doc = "Turns text into token ids with the model's own tokenizer.",
+		   .doc = "Turns text into token ids with the model's own tokenizer",
 		   .attrs = attrs,
 		   .outputs = outputs},
 	.run = run,

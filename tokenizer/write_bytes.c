@@ -70,8 +70,9 @@ static json_t *bytes_json(char *const *names, const struct bpe_merges *merges, s
 	for (size_t i = 0; i < 256 + n_merges; i++)
 		json_object_set_new(vocab, names[i], json_integer((json_int_t)(BYTES_FIRST + i)));
 	for (size_t i = 0; i < n_merges; i++)
-		json_array_append_new(list, json_pack("[s,s]", names[merges->merge[i].left],
-						      names[merges->merge[i].right]));
+		/* "a b": the alphabet has no space, and every version of tokenizers reads it. */
+		json_array_append_new(list, json_sprintf("%s %s", names[merges->merge[i].left],
+							 names[merges->merge[i].right]));
 	json_t *model = json_pack("{s:s,s:n,s:s,s:n,s:n,s:b,s:b,s:b,s:o,s:o}", "type", "BPE", "dropout",
 				  "unk_token", specials[BYTES_UNK], "continuing_subword_prefix",
 				  "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0,

@@ -210,13 +210,29 @@ static void add_model(const struct tokenizer *t, struct strbuf *b)
 		strbuf_addf(b, ": %zu", i);
 	}
 	strbuf_adds(b, "\n    },\n    \"merges\": [");
+	/* "a b" is what every version of tokenizers reads; pairs, which only those since 0.20 do, can hold a space. */
+	bool pairs = false;
+	for (size_t i = 0; i < m->n && !pairs; i++)
+		pairs = memchr(m->text[i], ' ', m->len[i]) != NULL;
+	struct strbuf both = STRBUF_INIT;
 	for (size_t i = 0; i < n; i++) {
-		strbuf_adds(b, i ? ",\n      [" : "\n      [");
-		strbuf_add_json(b, m->text[splits[i].left], m->len[splits[i].left]);
-		strbuf_adds(b, ", ");
-		strbuf_add_json(b, m->text[splits[i].right], m->len[splits[i].right]);
-		strbuf_addc(b, ']');
+		int32_t left = splits[i].left, right = splits[i].right;
+		strbuf_adds(b, i ? ",\n      " : "\n      ");
+		if (pairs) {
+			strbuf_addc(b, '[');
+			strbuf_add_json(b, m->text[left], m->len[left]);
+			strbuf_adds(b, ", ");
+			strbuf_add_json(b, m->text[right], m->len[right]);
+			strbuf_addc(b, ']');
+			continue;
+		}
+		strbuf_clear(&both);
+		strbuf_add(&both, m->text[left], m->len[left]);
+		strbuf_addc(&both, ' ');
+		strbuf_add(&both, m->text[right], m->len[right]);
+		strbuf_add_json(b, both.data, both.len);
 	}
+	strbuf_free(&both);
 	strbuf_adds(b, n ? "\n    ]\n  }\n}\n" : "]\n  }\n}\n");
 	free(splits);
 }

@@ -47,17 +47,18 @@ static int padded(int width)
 /* Softmax of the first n of row, zeros behind them up to width (a multiple of LANES); gives the log-sum-exp. */
 CLONES static float softmax_row(float *row, int n, int width)
 {
+	static const float nothing[LANES] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY,
+					     -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY,
+					     -INFINITY, -INFINITY, -INFINITY, -INFINITY};
 	float lane[LANES];
-	int used = (n + LANES - 1) / LANES * LANES;
+	int used = padded(n);
 
+	memcpy(row + n, nothing, sizeof *row * (size_t)(used - n));
 	for (int j = 0; j < LANES; j++)
 		lane[j] = -INFINITY;
 	for (int i = 0; i < used; i += LANES)
-		for (int j = 0; j < LANES; j++) {
-			float x = i + j < n ? row[i + j] : -INFINITY;
-
-			lane[j] = x > lane[j] ? x : lane[j];
-		}
+		for (int j = 0; j < LANES; j++)
+			lane[j] = row[i + j] > lane[j] ? row[i + j] : lane[j];
 	for (int half = LANES / 2; half > 0; half /= 2)
 		for (int j = 0; j < half; j++)
 			lane[j] = lane[j + half] > lane[j] ? lane[j + half] : lane[j];
@@ -70,13 +71,14 @@ CLONES static float softmax_row(float *row, int n, int width)
 			float e = exp_fast(row[i + j] - max);
 
 			row[i + j] = e;
-			lane[j] += i + j < n ? e : 0.0f;
+			lane[j] += e; /* beyond n it is 1e-38 */
 		}
 	float sum = lanes_sum(lane), inverse = 1.0f / sum;
 
-	for (int i = 0; i < width; i += LANES)
+	for (int i = 0; i < used; i += LANES)
 		for (int j = 0; j < LANES; j++)
-			row[i + j] = i + j < n ? row[i + j] * inverse : 0.0f;
+			row[i + j] *= inverse;
+	memset(row + n, 0, sizeof *row * (size_t)(width - n));
 	return max + logf(sum);
 }
 
@@ -153,14 +155,16 @@ void cpu_attention(const struct attention *s, const float *q, const float *k, co
  * width, a multiple of LANES. */
 CLONES static void score_grad(float *p, float *dp, int n, int width, float lse, float delta, float scale)
 {
-	for (int i = 0; i < width; i += LANES)
+	n = n < 0 ? 0 : n;
+	for (int i = 0; i < n; i += LANES)
 		for (int j = 0; j < LANES; j++) {
-			float e = i + j < n ? exp_fast(p[i + j] - lse) : 0.0f;
-			float d = i + j < n ? (dp[i + j] - delta) * scale : 0.0f;
+			float e = exp_fast(p[i + j] - lse);
 
 			p[i + j] = e;
-			dp[i + j] = e * d;
+			dp[i + j] = e * (dp[i + j] - delta) * scale;
 		}
+	memset(p + n, 0, sizeof *p * (size_t)(width - n));
+	memset(dp + n, 0, sizeof *dp * (size_t)(width - n));
 }
 
 CLONES static float dot(const float *x, const float *y, int n)

@@ -155,20 +155,22 @@ TARGET INLINE void NAME(pack_turned)(const int width, int k, int w, const float 
 			to[(ptrdiff_t)p * width + j] = alpha * from[j * col + p];
 }
 
-/* A panel narrower than its width whose source rows are contiguous: w of width columns, zeros up to whole vectors. */
-TARGET INLINE void NAME(pack_narrow)(const int width, int k, int w, const float *from, ptrdiff_t row,
-				     float alpha, float *to)
+/* w <= width columns of one step of k; zeros up to whole vectors. */
+TARGET INLINE void NAME(pack_step)(const int width, int w, const float *from, float alpha, float *to)
 {
-	for (int p = 0; p < k; p++, from += row, to += width) {
-		int j = 0;
+	int j = 0;
 
-		for (int v = 0; v + VL <= width && v < w; v += VL)
-			*(NAME(vec) *)(to + v) = (NAME(vec)){0};
-		for (; j + 4 <= w; j += 4)
-			*(NAME(quad) *)(to + j) = alpha * *(const NAME(quad) *)(from + j);
-		for (; j < w; j++)
+	if (w == width) {
+		for (; j < width; j++)
 			to[j] = alpha * from[j];
+		return;
 	}
+	for (int v = 0; v + VL <= width && v < w; v += VL)
+		*(NAME(vec) *)(to + v) = (NAME(vec)){0};
+	for (; j + 4 <= w; j += 4)
+		*(NAME(quad) *)(to + j) = alpha * *(const NAME(quad) *)(from + j);
+	for (; j < w; j++)
+		to[j] = alpha * from[j];
 }
 
 /* Panels of width columns: to (panel, k, width) = alpha * from. Element (p, j) is from[p * row + j * col]. What tiles read
@@ -176,19 +178,18 @@ TARGET INLINE void NAME(pack_narrow)(const int width, int k, int w, const float 
 TARGET INLINE void NAME(pack)(const int width, int k, int n, const float *from, ptrdiff_t row, ptrdiff_t col,
 			      float alpha, float *to)
 {
-	for (int j0 = 0; j0 < n; j0 += width, to += (ptrdiff_t)width * k) {
-		int w = n - j0 < width ? n - j0 : width;
-		const float *src = from + j0 * col;
-
-		if (col != 1)
-			NAME(pack_turned)(width, k, w, src, col, alpha, to);
-		else if (w < width)
-			NAME(pack_narrow)(width, k, w, src, row, alpha, to);
-		else
-			for (int p = 0; p < k; p++)
-				for (int j = 0; j < width; j++)
-					to[(ptrdiff_t)p * width + j] = alpha * src[p * row + j];
+	if (col != 1) {
+		for (int j = 0; j < n; j += width)
+			NAME(pack_turned)
+		(width, k, n - j < width ? n - j : width, from + j * col, col, alpha, to + (ptrdiff_t)j * k);
+		return;
 	}
+	/* Along the rows of the source: a walk down its columns would meet the same cache sets again and again. */
+	for (int p = 0; p < k; p++)
+		for (int j = 0; j < n; j += width)
+			NAME(pack_step)
+	(width, n - j < width ? n - j : width, from + p * row + j, alpha,
+	 to + (ptrdiff_t)j * k + (ptrdiff_t)p * width);
 }
 
 /* The part of the product with packed columns b: c (m, n). */
@@ -211,8 +212,9 @@ TARGET static void NAME(panels)(const struct gemm *g, const float *a, int m, int
 		int rows = m - m0 < MC ? m - m0 : MC;
 
 		NAME(pack)(MR, k, rows, a + m0 * g->a_row, g->a_col, g->a_row, 1.0f, pack_a);
-		for (int j = 0; j < n; j += NR)
-			for (int i = 0; i < rows; i += MR)
+		/* Along the rows of c, whose pages then stay mapped. */
+		for (int i = 0; i < rows; i += MR)
+			for (int j = 0; j < n; j += NR)
 				NAME(packed_tile)
 		(rows - i < MR ? rows - i : MR, k, pack_a + (ptrdiff_t)i * k, MR, pack_b + (ptrdiff_t)j * k,
 		 c + (m0 + i) * g->ldc + j, g->ldc, n - j < NR ? n - j : NR, add);

@@ -177,14 +177,50 @@ void nf4_quantize_absmax(const float *absmax, size_t blocks, uint8_t *codes, flo
 	}
 }
 
-/* Whole bytes of one block. The table holds both values of a byte. */
-CLONES static void dequantize_bytes(const uint8_t *packed, size_t bytes, float absmax, float *out)
+#if defined(__x86_64__) && !defined(__clang__)
+typedef float table __attribute__((vector_size(64)));
+typedef uint32_t indices __attribute__((vector_size(64)));
+typedef uint64_t pairs __attribute__((vector_size(64)));
+
+/* Eight bytes at a time are 16 look-ups in a table that fits one register. Gives the bytes done. */
+__attribute__((target("avx512f"))) static size_t dequantize_wide(const uint8_t *packed, size_t bytes,
+								 float absmax, float *out)
+{
+	const indices shift = {4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24};
+	const indices half = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+	table scaled;
+	size_t i = 0;
+
+	memcpy(&scaled, nf4_codebook, sizeof scaled);
+	scaled *= absmax;
+	for (; i + 8 <= bytes; i += 8) {
+		uint64_t eight;
+
+		memcpy(&eight, packed + i, 8);
+		indices word = __builtin_shuffle((indices)((pairs){0} + eight), half);
+		table values = __builtin_shuffle(scaled, (word >> shift) & 15);
+
+		memcpy(out + 2 * i, &values, sizeof values);
+	}
+	return i;
+}
+#endif
+
+/* Whole bytes of one block. */
+static void dequantize_bytes(const uint8_t *packed, size_t bytes, float absmax, float *out)
 {
 	float scaled[16];
+	size_t i = 0;
 
-	for (int i = 0; i < 16; i++)
-		scaled[i] = nf4_codebook[i] * absmax;
-	for (size_t i = 0; i < bytes; i++) {
+#if defined(__x86_64__) && !defined(__clang__)
+	if (__builtin_cpu_supports("avx512f"))
+		i = dequantize_wide(packed, bytes, absmax, out);
+	if (i == bytes)
+		return;
+#endif
+	for (int k = 0; k < 16; k++)
+		scaled[k] = nf4_codebook[k] * absmax;
+	for (; i < bytes; i++) {
 		out[2 * i] = scaled[packed[i] >> 4];
 		out[2 * i + 1] = scaled[packed[i] & 15];
 	}

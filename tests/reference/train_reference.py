@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import torch
 
-ROWS, MAX_TOKENS = 25, 240
+ROWS, MAX_TOKENS = 11, 110
 
 
 def load_model(folder):
@@ -34,7 +34,7 @@ def load_rows(path):
     rows = []
     for line in list(open(path, encoding="utf-8"))[:ROWS]:
         r = json.loads(line)
-        prompt = f"Question: {r['question']} Context: {r['context']} Answer: "
+        prompt = f"Question: {r['question']} Answer: "
         ids = [1] + [b + 3 for b in prompt.encode()]
         start = len(ids)
         ids += [b + 3 for b in r["answer"].encode()] + [2]
@@ -190,7 +190,7 @@ def main():
     rows = load_rows(data + "/sql_create_context/rows.jsonl")
     everything = [n.split(".")[1] for n in NAMES]
     runs = [
-        train(folder, rows, "codelab", True, False, ["q_proj", "v_proj"], 2, 1, 1e-2, 0.001, 0.3, "cosine", 0.03, 42),
+        train(folder, rows, "codelab", True, False, ["q_proj", "v_proj"], 2, 2, 1e-2, 0.001, 0.3, "cosine", 0.03, 42),
         train(folder, rows, "default", False, False, everything, 4, 2, 5e-3, 0.01, 0, "linear", 0.1, 7),
         train(folder, rows, "full", False, True, [], 3, 1, 1e-3, 0.01, 1, "cosine", 0.1, 1),
     ]

@@ -86,6 +86,12 @@ static void numbers_are_read_whole_or_not_at_all(void **state)
 	assert_false(parse_f64("1e999", &d));
 	format_f64(2e-4, text);
 	assert_string_equal(text, "0.0002");
+	format_f64(1000, text);
+	assert_string_equal(text, "1000");
+	format_f64(-1.5e7, text);
+	assert_string_equal(text, "-15000000");
+	format_f64(1e-8, text);
+	assert_string_equal(text, "1e-08");
 	format_f64(0.1 + 0.2, text);
 	assert_string_equal(text, "0.30000000000000004");
 }

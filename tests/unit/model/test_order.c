@@ -95,6 +95,30 @@ static void random_order_is_a_fresh_permutation_per_epoch(void **state)
 	}
 }
 
+/* The rows that transformers 4.51.3's Trainer with accelerate 1.6.0 passed to a model in two epochs: 13 rows, batch size
+ * 1, accumulation 2, seed 42, with and without group_by_length. */
+static void both_orders_are_those_of_a_real_trainer(void **state)
+{
+	(void)state;
+	const uint32_t want[2][2][13] = {
+		{{3, 11, 4, 8, 9, 1, 12, 0, 6, 2, 7, 5, 10}, {3, 0, 9, 1, 8, 2, 6, 12, 7, 10, 4, 5, 11}},
+		{{5, 12, 11, 7, 4, 1, 2, 9, 8, 10, 6, 3, 0}, {4, 1, 7, 10, 8, 2, 0, 3, 5, 12, 11, 6, 9}}};
+	const enum sampler_kind kinds[] = {SAMPLER_LENGTH_GROUPED, SAMPLER_RANDOM};
+	int32_t lengths[13];
+	uint32_t order[13];
+	struct sampler s;
+
+	for (int i = 0; i < 13; i++)
+		lengths[i] = i * 7919 % 97 + 3;
+	for (int k = 0; k < 2; k++) {
+		sampler_init(&s, kinds[k], 42);
+		for (int e = 0; e < 2; e++) {
+			sampler_epoch(&s, e, lengths, 13, 2, order);
+			assert_memory_equal(order, want[k][e], sizeof order);
+		}
+	}
+}
+
 static void sequential_order_and_single_rows_work(void **state)
 {
 	(void)state;
@@ -166,6 +190,7 @@ int main(void)
 		cmocka_unit_test(randperm_gives_torch_permutations),
 		cmocka_unit_test(length_grouping_follows_transformers_over_epochs),
 		cmocka_unit_test(random_order_is_a_fresh_permutation_per_epoch),
+		cmocka_unit_test(both_orders_are_those_of_a_real_trainer),
 		cmocka_unit_test(sequential_order_and_single_rows_work),
 		cmocka_unit_test(cosine_schedule_has_the_published_values),
 		cmocka_unit_test(linear_and_constant_schedules_end_where_they_should),

@@ -103,7 +103,7 @@ static void compare(const struct trainer_options *o, const char *name)
 	assert_true(worst < 1e-4);
 	assert_true(worst_norm < 2e-3);
 	assert_true(fabs(result.loss - total / l.n) < 1e-9);
-	assert_true(l.loss[l.n - 1] < l.loss[0] / 2);
+	assert_true(l.loss[l.n - 1] < 0.7 * l.loss[0]);
 	trainer_free(t);
 	model_free(m);
 	rows_free(rows, count);
@@ -116,6 +116,7 @@ static void the_codelab_recipe_trains_adapters_as_pytorch_does(void **state)
 	struct trainer_options o = plain(RECIPE_CODELAB, METHOD_LORA);
 
 	o.learning_rate = 1e-2;
+	o.epochs = 2; /* of 5 steps by count; the first one takes 6, its last row alone */
 	compare(&o, "codelab");
 }
 
@@ -163,10 +164,10 @@ struct run {
 
 static void run_begin(struct run *r, const struct trainer_options *o)
 {
-	assert_int_equal(rows_load(r->rows, SMALL, 40), SMALL);
+	assert_int_equal(rows_load(r->rows, SMALL, 26), SMALL);
 	for (int i = 0; i < SMALL; i++) {
 		r->rows[i].n -= 5 * (i % 4); /* lengths differ */
-		r->rows[i].label_start = 8 + i;
+		r->rows[i].label_start = 2 + i / 2;
 	}
 	r->m = stories(o);
 	check(trainer_new(o, r->m, r->rows, SMALL, &r->t, &err));
@@ -267,7 +268,7 @@ static void a_stopped_run_ends_with_the_same_bytes_wherever_it_stopped(void **st
 	SKIP_WITHOUT(SQL_ROWS);
 	struct trainer_options o = plain(RECIPE_CODELAB, METHOD_QLORA);
 
-	o.epochs = 2.5; /* 4 steps each: stops inside and between epochs */
+	o.epochs = 1.5; /* 4 steps each: stops inside and between epochs */
 	o.grad_accumulation = 3;
 	o.lora_dropout = 0.1;
 	o.learning_rate = 1e-2;
@@ -323,13 +324,13 @@ static void a_checkpoint_refuses_what_it_does_not_belong_to(void **state)
 
 	run_begin(&r, &o);
 	/* One byte anywhere: an error or, in the padding of the header, the same state; never a crash. */
-	for (size_t at = 0; at < n; at += at < 20000 ? 97 : 4099) {
+	for (size_t at = 0; at < n; at += at < 20000 ? 389 : 8191) {
 		bytes[at] ^= 4;
 		check(file_write_atomic(again, bytes, n, &err));
 		bytes[at] ^= 4;
 		assert_int_equal(trainer_restore(r.t, again, &err), -1);
 	}
-	for (size_t size = 0; size < n; size += 20011) {
+	for (size_t size = 0; size < n; size += 40009) {
 		check(file_write_atomic(again, bytes, size, &err));
 		assert_int_equal(trainer_restore(r.t, again, &err), -1);
 	}
@@ -356,7 +357,7 @@ static void several_passes_give_the_numbers_of_one(void **state)
 	o.learning_rate = 1e-2;
 	o.lora_dropout = 0.2; /* its mask must not depend on the passes */
 	for (int i = 0; i < 2; i++) {
-		o.token_budget = i ? 70 : 0;
+		o.token_budget = i ? 50 : 0;
 		run_begin(&r, &o);
 		check(trainer_run(r.t, &(struct trainer_callbacks){.metrics = keep, .arg = &l[i]}, &result,
 				  &err));
@@ -376,7 +377,7 @@ static int evaluate(struct trainer *t, int64_t step, void *arg, struct error *e)
 	struct log *l = arg;
 	struct train_sequence rows[SMALL];
 	int64_t labelled;
-	size_t n = rows_load(rows, 4, 320);
+	size_t n = rows_load(rows, 2, 200);
 
 	(void)step;
 	int failed = trainer_evaluate(t, rows, n, &l->loss[l->n++], &labelled, e);
@@ -398,12 +399,12 @@ static void evaluation_runs_when_asked_and_leaves_training_alone(void **state)
 	struct train_result with, without;
 
 	o.learning_rate = 1e-2;
-	o.epochs = 5;
-	o.evaluate_steps = 10;
+	o.epochs = 2;
+	o.evaluate_steps = 4;
 	run_begin(&r, &o);
 	check(trainer_run(r.t, &(struct trainer_callbacks){.evaluate = evaluate, .arg = &l}, &with, &err));
 	run_end(&r);
-	assert_int_equal(l.n, 3); /* 30 steps */
+	assert_int_equal(l.n, 3); /* 12 steps */
 	assert_true(l.loss[2] < l.loss[0]);
 	o.evaluate_steps = 0;
 	run_begin(&r, &o);
@@ -432,6 +433,15 @@ static void recipes_count_steps_differently(void **state)
 	o.grad_accumulation = 5;
 	run_begin(&r, &o);
 	assert_int_equal(trainer_steps(r.t), 3);
+	run_end(&r);
+	/* transformers' Trainer on 13 rows, 3 epochs: 18 steps over 34 rows; here 12 rows, 2.5 epochs of 2 steps (3 done). */
+	o.recipe = RECIPE_CODELAB;
+	o.epochs = 2.5;
+	run_begin(&r, &o);
+	assert_int_equal(trainer_steps(r.t), 5);
+	struct train_result result;
+	check(trainer_run(r.t, &(struct trainer_callbacks){0}, &result, &err));
+	assert_int_equal(result.steps, 5);
 	run_end(&r);
 	o.max_steps = 7;
 	run_begin(&r, &o);
@@ -496,8 +506,9 @@ static void bad_options_and_rows_are_named(void **state)
 	assert_int_equal(trainer_new(&bad, m, &row, 1, &t, &err), -1);
 	bad = o;
 	bad.method = METHOD_FULL; /* the model is mapped, not writable */
-	if (m->embed.dtype == DTYPE_F32)
-		print_message("stories260K is stored in fp32\n");
+	assert_int_equal(m->embed.dtype, DTYPE_F32);
+	assert_int_equal(trainer_new(&bad, m, &row, 1, &t, &err), -1);
+	assert_non_null(strstr(err.message, "WEIGHTS_F32"));
 	model_free(m);
 }
 

@@ -23,9 +23,7 @@ static inline size_t rows_load(struct train_sequence *out, size_t n, int most)
 	while (f && count < n && getline(&line, &cap, f) > 0) {
 		json_t *row = json_loads(line, 0, NULL);
 		struct strbuf b = STRBUF_INIT;
-		strbuf_addf(&b, "Question: %s Context: %s Answer: ",
-			    json_string_value(json_object_get(row, "question")),
-			    json_string_value(json_object_get(row, "context")));
+		strbuf_addf(&b, "Question: %s Answer: ", json_string_value(json_object_get(row, "question")));
 		int start = (int)b.len + 1;
 		strbuf_adds(&b, json_string_value(json_object_get(row, "answer")));
 		int32_t *ids = xcalloc(b.len + 2, sizeof *ids);

@@ -154,6 +154,7 @@ static void a_run_whose_process_was_killed_is_crashed(void **state)
 	(void)state;
 	assert_int_equal(pipe(pipe_), 0);
 	pid_t child = fork();
+	assert_true(child >= 0);
 	if (child == 0) {
 		struct error e;
 		if (store_open(root, false, &s, &e))

@@ -95,6 +95,7 @@ static void staging_of_the_dead_is_removed_and_that_of_the_living_kept(void **st
 	assert_int_equal(store_staging(s, &mine, &err), 0);
 	assert_int_equal(pipe(pipe_), 0);
 	pid_t child = fork();
+	assert_true(child >= 0);
 	if (child == 0) {
 		struct store *c;
 		if (store_open(dir, false, &c, NULL) || store_staging(c, &path, NULL))
@@ -139,6 +140,7 @@ static void a_lease_has_one_holder_and_dies_with_it(void **state)
 	lease_release(s, &key, fd);
 	assert_int_equal(pipe(pipe_), 0);
 	pid_t child = fork();
+	assert_true(child >= 0);
 	if (child == 0) {
 		struct store *mine;
 		if (store_open(dir, false, &mine, NULL) || lease_try(mine, &key, &fd, NULL) != 1 ||
@@ -294,6 +296,7 @@ static void kill_9_at_any_instant_leaves_only_whole_results(void **state)
 	srand(42);
 	for (int round = 0; round < 25; round++) {
 		pid_t child = fork();
+		assert_true(child >= 0);
 		if (child == 0)
 			store_for_ever(next);
 		usleep(1000 + (useconds_t)(rand() % 30000));
@@ -368,6 +371,7 @@ static void a_file_size_limit_is_an_error_not_a_crash(void **state)
 	int status;
 	(void)state;
 	pid_t child = fork();
+	assert_true(child >= 0);
 	if (child == 0) {
 		struct store *mine;
 		struct artifact a;

@@ -34,6 +34,7 @@ static void a_runner_killed_anywhere_leaves_nothing_in_the_way(void **state)
 	for (int i = 0; i < KILLS; i++) {
 		pid_t pid = start_runner(p);
 		int status;
+		assert_true(pid > 0); /* kill(-1) would be for everybody */
 		seed = seed * 1103515245 + 12345;
 		usleep(500 + (seed >> 8) % 60000);
 		kill(pid, SIGKILL);
@@ -79,6 +80,7 @@ static void the_workers_of_a_killed_runner_die_with_it(void **state)
 			_exit(20);
 		_exit(place_run(p, "stage \"a\" {\n $L sleep = 60\n does = \"stubborn\"\n}\n"));
 	}
+	assert_true(pid > 0);
 	for (int i = 0; i < 500 && executions(p, "a") == 0; i++)
 		usleep(10000);
 	assert_int_equal(executions(p, "a"), 1);

@@ -101,8 +101,9 @@ struct value {
 			size_t n;
 		} list;
 	};
-	/* ATTR_SOURCE, ATTR_TARGET (str) and ATTR_SOURCES (per item): the path joined with its source's basedir, or the
-	 * URL as it stands. The default of a schema is relative to the current directory. NULL for other types. */
+	/* ATTR_SOURCE (str) and ATTR_SOURCES (per item): the path joined with its source's basedir, or the URL as it
+	 * stands. ATTR_TARGET, and the default of a schema: as it stands, relative to the current directory. NULL for
+	 * other types. */
 	const char *path;
 	const char *const *paths;
 };

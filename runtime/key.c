@@ -57,6 +57,15 @@ static bool is_url(const char *s)
 	return n > 0 && strncmp(s + n, "://", 3) == 0;
 }
 
+/* "org/name", as models and datasets are called on the Hub. */
+static bool is_hub_name(const char *s)
+{
+	static const char part[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.";
+	size_t n = strspn(s, part), m = s[n] == '/' ? strspn(s + n + 1, part) : 0;
+
+	return n > 0 && m > 0 && s[0] != '.' && s[n + 1 + m] == '\0';
+}
+
 static int put_source(struct store *s, const char *text, const char *path, struct strbuf *out,
 		      struct error *err)
 {
@@ -68,8 +77,14 @@ static int put_source(struct store *s, const char *text, const char *path, struc
 		canon_bin(out, text, strlen(text)); /* bin, as no list of strings has it */
 		return 0;
 	}
-	if (store_digest_path(s, path ? path : text, &d, NULL, err))
+	if (store_digest_path(s, path ? path : text, &d, NULL, err)) {
+		if (!path_exists(path ? path : text))
+			error_hint(err, is_hub_name(text) ? "a repository of the Hugging Face Hub? Fetching from it is not there yet "
+							    "in this version: download it and give its path"
+							  : "correct the path; relative ones start at the graph's folder, with --set "
+							    "and in the environment at the current one");
 		return -1;
+	}
 	canon_str(out, "sha256");
 	canon_digest(out, &d);
 	return 0;

@@ -12,7 +12,7 @@ target_compile_options(anneal_flags INTERFACE
   $<$<C_COMPILER_ID:Clang>:-Wno-unknown-warning-option>)
 if(ANNEAL_SANITIZE)
   target_compile_options(anneal_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=address,undefined
-    -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g>)
+    -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g>)
   target_link_options(anneal_flags INTERFACE -fsanitize=address,undefined)
 endif()
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# kill.sh ANNEAL [N]: kills the quickstart with SIGKILL at N random moments, each run going on where the one before was
+# kill.sh ANNEAL [N [EPOCHS]]: kills the quickstart with SIGKILL at N random moments, each run going on where the one before was
 # killed or, once a run came through, from nothing. However it was cut up, the adapter has the digest of an uninterrupted
 # run, with no flag, and a finished stage is never done twice.
 . "$(dirname "$0")/common.sh" "$1"
 kills=${2:-100}
-args=(run quickstart --set epochs=2)
+args=(run quickstart --set epochs="${3:-2}" --set warmup.require_stop=false)
 
 adapter() {
 	"$anneal" --state "$1" show last --json | tr -d ' \n' | grep -o '"name":"adapter".*' | grep -o 'sha256:[0-9a-f]*' | sed -n 2p
@@ -22,7 +22,8 @@ killed=0 finished=0
 for ((i = 0; i < 4 * kills && killed < kills; i++)); do
 	"$anneal" "${args[@]}" --state cut >"$work/out" 2>&1 </dev/null &
 	pid=$!
-	sleep "$(printf '0.%03d' $((RANDOM * full_ms / 32768 % 1000)))"
+	at=$((RANDOM * full_ms / 32768))
+	sleep "$((at / 1000)).$(printf '%03d' $((at % 1000)))"
 	if kill -9 "$pid" 2>/dev/null; then killed=$((killed + 1)); fi
 	status=0
 	wait "$pid" 2>/dev/null || status=$?

@@ -135,6 +135,9 @@ static const char *lex_dollar(struct lexer *x, const char *p, const char *e, str
 		return q + 1;
 	}
 	t->flags |= TOKEN_TEMPLATE;
+	/* One mistake is enough: looking for the end of each of many would take the square of the line. */
+	if (t->flags & TOKEN_BROKEN)
+		return q + 1;
 	const char *close = template_scan(q + 1, e, &name, &len, &what);
 	if (close)
 		return close;

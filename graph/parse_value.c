@@ -152,32 +152,37 @@ void parser_add_entry(struct parser *p, struct entries *all, struct entry *e, co
 {
 	const char *name = place_text(p->source, &e->name);
 	const struct entry *old = NULL;
+	bool twice;
 
 	if (all->n < 16) {
 		for (old = all->first; old; old = old->next)
 			if (old->name.len == e->name.len &&
 			    !memcmp(place_text(p->source, &old->name), name, e->name.len))
 				break;
+		twice = old != NULL;
 	} else {
-		if (all->n == 16) {
+		if (!all->seen.slots) {
 			names_init(&all->seen, p->arena, 64);
 			for (const struct entry *o = all->first; o; o = o->next)
 				names_add(&all->seen, place_text(p->source, &o->name), o->name.len,
 					  o->name.offset);
 		}
-		uint32_t at = names_add(&all->seen, name, e->name.len, e->name.offset);
-		for (old = at == NAMES_NONE ? NULL : all->first; old && old->name.offset != at;)
-			old = old->next;
+		twice = names_add(&all->seen, name, e->name.len, e->name.offset) != NAMES_NONE;
 	}
-	if (old) {
-		if (parser_error(p, &e->name, "%s \"%.*s\" is given twice", what, (int)e->name.len, name))
-			diag_note(p->diags, span_at(p->source, &old->name), "\"%.*s\" is first given here",
-				  (int)e->name.len, name);
+	if (!twice) {
+		*all->tail = e;
+		all->tail = &e->next;
+		all->n++;
 		return;
 	}
-	*all->tail = e;
-	all->tail = &e->next;
-	all->n++;
+	if (!parser_error(p, &e->name, "%s \"%.*s\" is given twice", what, (int)e->name.len, name) ||
+	    p->diags->muted)
+		return;
+	for (old = all->first;
+	     old->name.len != e->name.len || memcmp(place_text(p->source, &old->name), name, e->name.len);)
+		old = old->next;
+	diag_note(p->diags, span_at(p->source, &old->name), "\"%.*s\" is first given here", (int)e->name.len,
+		  name);
 }
 
 bool parser_read_equals(struct parser *p, const struct place *name)

@@ -20,13 +20,12 @@ char *place_dup(struct checker *c, const struct source *s, const struct place *p
 	return arena_strndup(c->arena, s->text + p->offset, p->len);
 }
 
-/* What "${name}" stands for, or NULL after an error. */
-static const char *substitute(struct checker *c, struct operand o, const char *name, size_t len, bool literal)
+/* The place of len bytes at name, inside the string o. Walks over the string: for messages only. */
+static struct place locate(struct operand o, const char *name, size_t len)
 {
 	struct place at = {(uint32_t)(name - o.source->text), (uint32_t)len, o.node->at.line, o.node->at.col};
-	const char *start = place_text(o.source, &o.node->at), *dot = memchr(name, '.', len);
 
-	for (const char *p = start; p < name; p++) {
+	for (const char *p = place_text(o.source, &o.node->at); p < name; p++) {
 		if (*p == '\n') {
 			at.line++;
 			at.col = 1;
@@ -34,33 +33,47 @@ static const char *substitute(struct checker *c, struct operand o, const char *n
 			at.col++;
 		}
 	}
-	struct span span = span_at(o.source, &at);
+	return at;
+}
+
+/* What "${name}" stands for, or NULL after an error. */
+static const char *substitute(struct checker *c, struct operand o, const char *name, size_t len, bool literal)
+{
+	const char *dot = memchr(name, '.', len), *rest = dot ? dot + 1 : name;
+	size_t rest_len = (size_t)(name + len - rest);
+	bool two = dot && !memchr(rest, '.', rest_len);
+	struct place at;
+
+	if (two && !literal && dot - name == 5 && !memcmp(name, "param", 5)) {
+		uint32_t i = names_find(&c->param_index, rest, rest_len);
+		if (i == NAMES_NONE) {
+			at = locate(o, rest, rest_len);
+			param_of(c, o, &at);
+			return NULL;
+		}
+		c->params[i].used = true;
+		return c->params[i].ok ? c->params[i].text : NULL;
+	}
+	if (two && !literal && dot - name == 3 && !memcmp(name, "env", 3)) {
+		const char *var = arena_strndup(c->arena, rest, rest_len);
+		const char *value = c->options->getenv ? c->options->getenv(var) : NULL;
+		if (value && utf8_valid(value, strlen(value)) == strlen(value))
+			return arena_strdup(c->arena, value);
+		at = locate(o, name, len);
+		diag_error(c->diags, span_at(o.source, &at),
+			   value ? "the variable %s is not UTF-8" : "the environment has no variable %s",
+			   var);
+		if (!value)
+			diag_label(c->diags, "set it, or use a param with a default and env = \"%s\"", var);
+		return NULL;
+	}
+	at = locate(o, name, len);
 	if (literal) {
-		diag_error(c->diags, span, "a param's own attributes are plain values");
+		diag_error(c->diags, span_at(o.source, &at), "a param's own attributes are plain values");
 		diag_label(c->diags, "${…} is for the attributes of stages");
 		return NULL;
 	}
-	if (dot && !memchr(dot + 1, '.', (size_t)(name + len - dot - 1))) {
-		struct place word = at, rest = at;
-		word.len = (uint32_t)(dot - name);
-		rest.len = (uint32_t)(len - word.len - 1);
-		rest.offset += word.len + 1;
-		rest.col += word.len + 1;
-		if (place_is(o.source, &word, "param")) {
-			struct param *p = param_of(c, o, &rest);
-			return p && p->ok ? p->text : NULL;
-		}
-		if (place_is(o.source, &word, "env")) {
-			const char *var = place_dup(c, o.source, &rest);
-			const char *value = c->options->getenv ? c->options->getenv(var) : NULL;
-			if (value)
-				return arena_strdup(c->arena, value);
-			diag_error(c->diags, span, "the environment has no variable %s", var);
-			diag_label(c->diags, "set it, or use a param with a default and env = \"%s\"", var);
-			return NULL;
-		}
-	}
-	diag_error(c->diags, span, "only param.NAME and env.NAME may stand in ${…}");
+	diag_error(c->diags, span_at(o.source, &at), "only param.NAME and env.NAME may stand in ${…}");
 	if (dot)
 		diag_label(c->diags, "an output cannot stand in a string: it goes into an input, as %.*s",
 			   (int)len, name);

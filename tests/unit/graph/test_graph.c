@@ -425,6 +425,36 @@ static void a_long_cycle_is_shown_in_part(void **state)
 	strbuf_free(&text);
 }
 
+/* Each of these took the square of its length, or the stack, in a naive reader. */
+static void hostile_files_take_no_more_than_their_length(void **state)
+{
+	static const struct {
+		const char *start, *middle, *end;
+	} cases[] = {
+		{"stage \"x\" {\n  a = ", "[", ""},
+		{"stage \"x\" {\n  a = ", "{ b = ", ""},
+		{"", "stage <<E\n", ""},
+		{"stage \"x\" {\n  a = \"", "${x ", "\"\n}\n"},
+		{"stage \"x\" {\n", "  a = 1\n", "}\n"},
+		{"stage \"x\" {\n  uses = \"exec\"\n  command = <<E\n", "${param.p}\n", "E\n}\n"},
+		{"", "/* ", ""},
+		{"", "stage \"x\" {\n", ""},
+		{"", "}", ""},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct strbuf text = STRBUF_INIT;
+		strbuf_adds(&text, cases[i].start);
+		for (int k = 0; k < 50000; k++)
+			strbuf_adds(&text, cases[i].middle);
+		strbuf_adds(&text, cases[i].end);
+		assert_null(load(text.data, &plain));
+		assert_true(diags.errors > 0);
+		strbuf_free(&text);
+	}
+}
+
 static int done(void **state)
 {
 	(void)state;
@@ -451,6 +481,7 @@ int main(void)
 		cmocka_unit_test(diagnostics_outlive_the_graph_and_several_loads),
 		cmocka_unit_test(a_file_is_read_and_its_paths_are_beside_it),
 		cmocka_unit_test(a_long_cycle_is_shown_in_part),
+		cmocka_unit_test(hostile_files_take_no_more_than_their_length),
 	};
 	return cmocka_run_group_tests(tests, NULL, done);
 }

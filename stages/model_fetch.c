@@ -60,7 +60,7 @@ static int copy_file(const char *relative, const char *path, void *arg, struct e
 	return failed;
 }
 
-/* Reads what was copied as the later stages will, so that a model that they cannot use is refused here. */
+/* Reads the model as the later stages will, so that one that they cannot use is refused before it is copied. */
 static int verify(struct stage_ctx *ctx, const char *dir, struct error *err)
 {
 	struct model_config config;
@@ -97,9 +97,9 @@ static int run(struct stage_ctx *ctx, struct error *err)
 		return error_hint(err, "give a model's directory in Hugging Face layout (config.json, *.safetensors, tokenizer "
 				       "files)");
 	}
-	if (dir_create(copy.to, err) || tree_walk(source, copy_file, &copy, err))
+	if (verify(ctx, source, err) || dir_create(copy.to, err))
 		return -1;
-	return verify(ctx, copy.to, err) ? error_context(err, "%s", source) : 0;
+	return tree_walk(source, copy_file, &copy, err);
 }
 
 const struct stage_kind stage_model_fetch = {

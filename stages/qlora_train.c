@@ -212,7 +212,7 @@ struct job {
 	double checkpoint_seconds;
 	double checkpoint_due; /* clock_mono */
 	double first_loss, last_loss;
-	bool any_loss;
+	bool any_loss, resumed;
 	double eval_before, eval_after; /* loss on eval; valid where eval.n > 0 */
 };
 
@@ -320,20 +320,22 @@ static struct trainer_options read_options(const struct stage_ctx *ctx)
 	return o;
 }
 
-static int resume(struct stage_ctx *ctx, struct trainer *t, struct error *err)
+/* Puts t where the newest checkpoint of this key stood, if there is one. A damaged one costs time, not the run. */
+static bool resume(struct stage_ctx *ctx, struct trainer *t)
 {
+	struct error why = ERROR_INIT;
 	int64_t step;
 	const char *path = ctx_checkpoint(ctx, &step);
 
 	if (!path)
-		return 0;
-	if (trainer_restore(t, path, err)) {
+		return false;
+	if (trainer_restore(t, path, &why)) {
 		ctx_log(ctx, LOG_WARNING, "the checkpoint of step %lld is not usable, training starts anew: %s", (long long)step,
-			err->message);
-		return 0;
+			why.message);
+		return false;
 	}
 	ctx_log(ctx, LOG_INFO, "resuming at step %lld of %lld", (long long)step, (long long)trainer_steps(t));
-	return 1;
+	return true;
 }
 
 static void report(struct job *job, const struct train_result *r, double seconds)
@@ -344,7 +346,8 @@ static void report(struct job *job, const struct train_result *r, double seconds
 	summary_count(job->ctx, "steps", (uint64_t)r->steps);
 	summary_count(job->ctx, "trained parameters", (uint64_t)r->parameters);
 	if (job->any_loss) {
-		ctx_summary(job->ctx, "first loss", "%.4f", job->first_loss);
+		if (!job->resumed) /* the first one belongs to the attempt that began */
+			ctx_summary(job->ctx, "first loss", "%.4f", job->first_loss);
 		ctx_summary(job->ctx, "last loss", "%.4f", job->last_loss);
 	}
 	if (job->eval.n) {
@@ -372,9 +375,11 @@ static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct 
 
 	if (trainer_new(o, m, rows->items, rows->n, &t, err))
 		return -1;
-	int failed = evaluate(t, 0, job, err), resumed = failed ? 0 : resume(ctx, t, err);
+	if (evaluate(t, 0, job, err))
+		goto fail;
+	job->resumed = resume(ctx, t);
 	double start = clock_mono();
-	if (failed || resumed < 0 || trainer_run(t, &callbacks, &result, err))
+	if (trainer_run(t, &callbacks, &result, err))
 		goto fail;
 	if (result.stopped) {
 		error_set(err, ERR_INTERRUPTED, "stopped at step %lld of %lld", (long long)result.steps,
@@ -389,7 +394,7 @@ static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct 
 	    (o->method == METHOD_FULL ? adapter_write_full(out, m, base, err)
 				      : adapter_write(out, trainer_adapter(t), base, o->lora_dropout, err)))
 		goto fail;
-	report(job, &result, resumed ? 0 : seconds);
+	report(job, &result, job->resumed ? 0 : seconds);
 	trainer_free(t);
 	return 0;
 fail:

@@ -74,10 +74,8 @@ static int run(struct stage_ctx *ctx, struct error *err)
 		pack_map(&fields, nparts);
 		for (uint32_t k = 0; k < nparts; k++) {
 			strbuf_clear(&text);
-			if (template_render(parts[k], &row, &text, err)) {
-				error_context(err, "%s", nparts == 1 ? "template" : names[k]);
+			if (template_render(parts[k], &row, &text, err))
 				goto done;
-			}
 			pack_str(&fields, names[k], strlen(names[k]));
 			pack_str(&fields, text.data ? text.data : "", text.len);
 			bytes += text.len;

@@ -244,13 +244,14 @@ static void hcl_accepts_what_is_accepted_and_keeps_what_is_formatted(void **stat
 	struct dirent **files;
 	struct strbuf *formatted = NULL;
 	size_t cap = 0;
-	int n = scandir(CORPUS, &files, is_graph, alphasort), count = 0, wrong = 0;
+	int count = 0, wrong = 0;
 
 	(void)state;
 	if (!have_terraform()) {
 		print_message("skipped: terraform is not here\n");
 		skip();
 	}
+	int n = scandir(CORPUS, &files, is_graph, alphasort);
 	assert_non_null(mkdtemp(dir));
 	random_state = 88172645463325252u;
 	for (int i = 0; i < n; i++) {

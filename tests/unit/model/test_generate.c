@@ -67,12 +67,12 @@ static void a_whole_story_has_the_golden_logits_ids_and_loss(void **state)
 	struct stories s;
 	struct error err = ERROR_INIT;
 	int32_t cu[2] = {0, 256};
-	float *logits = xmalloc(sizeof *logits * 256 * 512);
 	double loss;
 	int64_t labelled;
 
 	(void)state;
 	SKIP_WITHOUT(GOLDEN);
+	float *logits = xmalloc(sizeof *logits * 256 * 512);
 	stories_open(&s);
 	struct batch b = {256, 1, s.ids, cu, s.ids + 1};
 

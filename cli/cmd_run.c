@@ -49,6 +49,9 @@ static void catch_signals(bool told)
 
 /* ---- the summary ---- */
 
+/* Bytes of facts that fit beside a stage's name on a terminal of 80 columns. */
+#define CUT_ON_A_TERMINAL 48
+
 static void print_table(const struct cli *cli, const struct graph *g, const struct progress *p)
 {
 	struct table t = {.columns = 4, .right = 1u << 2};
@@ -64,6 +67,9 @@ static void print_table(const struct cli *cli, const struct graph *g, const stru
 
 		if (s->status == STAGE_CACHED)
 			continue; /* there is nothing to tell but their number */
+		/* On a terminal each stage has its line already; the long ones were cut there. */
+		if (p->o.style == PROGRESS_TTY && (!after || strlen(after) < CUT_ON_A_TERMINAL))
+			continue;
 		if (s->status == STAGE_DONE || s->status == STAGE_FAILED || s->status == STAGE_INTERRUPTED)
 			format_duration(s->seconds, took);
 		text_clean(&text, after ? after : "");
@@ -119,7 +125,7 @@ static void print_summary(const struct cli *cli, const struct graph *g, const st
 
 	for (size_t i = 0; i < g->nstages; i++)
 		worked |= p->stages[i].status != STAGE_CACHED && p->stages[i].status != STAGE_SKIPPED;
-	if (worked && p->o.style == PROGRESS_PLAIN)
+	if (worked && (p->o.style == PROGRESS_PLAIN || p->o.style == PROGRESS_TTY))
 		print_table(cli, g, p);
 	count_stages(g, p, &counts);
 	format_duration(p->seconds, took);

@@ -41,8 +41,9 @@ says() {
 	}
 }
 
-# state PLAN_OR_RUN_JSON STAGE: the state of one stage in `anneal plan --json` or of one stage in `anneal show --json`.
+# states [RUN [OPTION…]]: one line NAME=STATUS for each stage of a run.
 states() {
-	"$anneal" show last --json | tr -d ' \n' | grep -o '"name":"[^"]*","kind":"[^"]*","status":"[^"]*"' |
+	"$anneal" show "${1:-last}" "${@:2}" --json | tr -d ' \n' |
+		grep -o '"name":"[^"]*","kind":"[^"]*","status":"[^"]*"' |
 		sed 's/"name":"\([^"]*\)".*"status":"\([^"]*\)"/\1=\2/'
 }

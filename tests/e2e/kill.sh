@@ -10,6 +10,13 @@ adapter() {
 	"$anneal" --state "$1" show last --json | tr -d ' \n' | grep -o '"name":"adapter".*' | grep -o 'sha256:[0-9a-f]*' | sed -n 2p
 }
 
+# No stage was done by two of the runs in that state directory.
+done_once() {
+	local run twice
+	twice=$(for ((run = 1; run <= $1; run++)); do states "$run" --state cut; done | grep '=done$' | sort | uniq -d)
+	[[ -z $twice ]] || fail "done more than once: $twice"
+}
+
 start=$(date +%s%N)
 expect 0 "$anneal" "${args[@]}" --state whole
 full_ms=$((($(date +%s%N) - start) / 1000000))
@@ -18,7 +25,7 @@ want=$(adapter whole)
 
 RANDOM=${SEED:-$$}
 echo "seed $RANDOM, an uninterrupted run takes $full_ms ms"
-killed=0 finished=0
+killed=0 finished=0 runs=0
 for ((i = 0; i < 4 * kills && killed < kills; i++)); do
 	"$anneal" "${args[@]}" --state cut >"$work/out" 2>&1 </dev/null &
 	pid=$!
@@ -27,9 +34,11 @@ for ((i = 0; i < 4 * kills && killed < kills; i++)); do
 	if kill -9 "$pid" 2>/dev/null; then killed=$((killed + 1)); fi
 	status=0
 	wait "$pid" 2>/dev/null || status=$?
+	runs=$("$anneal" runs --state cut --json 2>/dev/null | grep -o '"run": *[0-9]*' | grep -o '[0-9]*' | sort -n | tail -1 || true)
 	if ((status == 0)); then
 		finished=$((finished + 1))
 		[[ $(adapter cut) == "$want" ]] || fail "after $killed kills the adapter is $(adapter cut), not $want"
+		done_once "$runs"
 		rm -rf cut
 	elif ((status != 137)); then
 		cat "$work/out" >&2

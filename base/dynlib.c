@@ -3,7 +3,8 @@
 #include <dlfcn.h>
 #include <stddef.h>
 
-int dynlib_load(const char *soname, const char *package, const struct dynlib_symbol *symbols, struct error *err)
+int dynlib_load(const char *soname, const char *package, const struct dynlib_symbol *symbols,
+		struct error *err)
 {
 	if (*symbols->pointer)
 		return 0;
@@ -16,10 +17,12 @@ int dynlib_load(const char *soname, const char *package, const struct dynlib_sym
 	for (const struct dynlib_symbol *s = symbols + 1; s->name; s++) {
 		*s->pointer = dlsym(lib, s->name);
 		if (!*s->pointer)
-			return error_set(err, ERR_INFRA, "%s has no symbol %s: too old a version", soname, s->name);
+			return error_set(err, ERR_INFRA, "%s has no symbol %s: too old a version", soname,
+					 s->name);
 	}
 	*symbols->pointer = dlsym(lib, symbols->name);
 	if (!*symbols->pointer)
-		return error_set(err, ERR_INFRA, "%s has no symbol %s: too old a version", soname, symbols->name);
+		return error_set(err, ERR_INFRA, "%s has no symbol %s: too old a version", soname,
+				 symbols->name);
 	return 0;
 }

@@ -19,6 +19,7 @@ struct dynlib_symbol {
 
 /* Loads soname ("libcurl.so.4") and fills every symbol, up to the entry whose name is NULL. Does nothing when
  * the first pointer is filled already. ERR_INFRA, with a hint that names package, when it cannot. */
-int dynlib_load(const char *soname, const char *package, const struct dynlib_symbol *symbols, struct error *err);
+int dynlib_load(const char *soname, const char *package, const struct dynlib_symbol *symbols,
+		struct error *err);
 
 #endif

@@ -8,7 +8,8 @@
 /* What kind of failure it was. The values are anneal's exit codes. */
 enum error_class {
 	ERR_NONE = 0,
-	ERR_USAGE = 2,       /* wrong command line, graph, attribute or input data: the user has to change something */
+	ERR_USAGE =
+		2, /* wrong command line, graph, attribute or input data: the user has to change something */
 	ERR_STAGE = 3,       /* a stage did its work and failed, or crashed */
 	ERR_INFRA = 4,       /* network, quota, disk, memory: the same run may succeed later */
 	ERR_INTERRUPTED = 5, /* stopped by SIGINT, SIGTERM or a time limit; the next run resumes */
@@ -20,14 +21,19 @@ struct error {
 	char hint[512];     /* what to do about it; empty when the message says it all */
 };
 
-#define ERROR_INIT {ERR_NONE, "", ""}
+#define ERROR_INIT                                                                                           \
+	{                                                                                                    \
+		ERR_NONE, "", ""                                                                             \
+	}
 
 /* Fills e and returns -1, so that `return error_set(e, …)` reads well. e may be NULL: nothing is written then.
  * An error already in e is replaced. Newlines in the text become spaces. */
-int error_set(struct error *e, enum error_class class, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int error_set(struct error *e, enum error_class class, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* As error_set, with ": " and strerror(errno) behind the text. */
-int error_errno(struct error *e, enum error_class class, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int error_errno(struct error *e, enum error_class class, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* Puts "text: " before e's message and returns -1: the place in which a lower floor's error happened. */
 int error_context(struct error *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -224,7 +224,8 @@ static int collect(struct walk *w, const char *root, const char *relative, struc
 			w->files[w->n++] = child;
 			child = NULL;
 		} else {
-			failed = error_set(err, ERR_USAGE, "%s: neither a regular file nor a directory", path);
+			failed = error_set(err, ERR_USAGE, "%s: neither a regular file nor a directory",
+					   path);
 		}
 		free(child);
 		free(path);

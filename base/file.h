@@ -35,8 +35,9 @@ int dir_sync(const char *path, struct error *err);
 
 /* Calls visit for every regular file below root in byte order of its relative path ("a/b.txt"); links are
  * followed. A visit that returns -1 stops the walk. Other kinds of file are an error. */
-int tree_walk(const char *root, int (*visit)(const char *relative, const char *path, void *arg, struct error *err),
-	      void *arg, struct error *err);
+int tree_walk(const char *root,
+	      int (*visit)(const char *relative, const char *path, void *arg, struct error *err), void *arg,
+	      struct error *err);
 
 /* A hard link where the file system allows it, else a copy. */
 int file_link_or_copy(const char *from, const char *to, struct error *err);

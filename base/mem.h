@@ -26,7 +26,10 @@ struct arena {
 	size_t total;               /* bytes handed out, for reports */
 };
 
-#define ARENA_INIT {NULL, NULL, NULL, 0}
+#define ARENA_INIT                                                                                           \
+	{                                                                                                    \
+		NULL, NULL, NULL, 0                                                                          \
+	}
 
 /* size bytes, aligned to 16, not zeroed; valid until arena_free. size 0 gives a unique pointer. */
 void *arena_alloc(struct arena *a, size_t size);

@@ -58,8 +58,8 @@ struct progress {
 	double seconds;
 	bool stop_told;
 	/* the terminal's */
-	size_t lines;         /* that are drawn below the settled ones */
-	double drawn;         /* clock of the last drawing */
+	size_t lines; /* that are drawn below the settled ones */
+	double drawn; /* clock of the last drawing */
 	/* Stages that ended without work, one after the other and for the same reason, share a line (terminal, plain). */
 	struct {
 		enum stage_status status; /* STAGE_CACHED or STAGE_SKIPPED */

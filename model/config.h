@@ -21,7 +21,10 @@ enum activation {
 
 /* How "gelu" in a Gemma config is read (spec: transformers 4.51 takes hidden_act literally and computes erf; the
  * model was trained with tanh, which vLLM and gemma_pytorch use whatever the file says). */
-enum gelu_choice { GELU_ARCHITECTURE /* tanh for Gemma: the default */, GELU_CONFIG /* as the file says: recipe codelab */ };
+enum gelu_choice {
+	GELU_ARCHITECTURE /* tanh for Gemma: the default */,
+	GELU_CONFIG /* as the file says: recipe codelab */
+};
 
 struct model_config {
 	enum arch arch;
@@ -31,13 +34,13 @@ struct model_config {
 	float rms_norm_eps;
 	float rope_theta;
 	enum activation act;
-	bool tie_embeddings;       /* the vocabulary projection is the embedding */
-	bool attention_bias;       /* must be false for now: an error otherwise */
-	float embed_scale;         /* Gemma: sqrt(hidden_size) in fp32; Llama: 1 */
-	float norm_offset;         /* Gemma: 1 (weights are stored minus one); Llama: 0 */
-	float attn_scale;          /* head_dim^-0.5 */
-	int bos, pad;              /* token ids, -1: none */
-	int eos[8], n_eos;         /* config.json's and generation_config.json's, without repeats */
+	bool tie_embeddings; /* the vocabulary projection is the embedding */
+	bool attention_bias; /* must be false for now: an error otherwise */
+	float embed_scale;   /* Gemma: sqrt(hidden_size) in fp32; Llama: 1 */
+	float norm_offset;   /* Gemma: 1 (weights are stored minus one); Llama: 0 */
+	float attn_scale;    /* head_dim^-0.5 */
+	int bos, pad;        /* token ids, -1: none */
+	int eos[8], n_eos;   /* config.json's and generation_config.json's, without repeats */
 };
 
 /* Reads dir/config.json and, where present, dir/generation_config.json (eos ids). */

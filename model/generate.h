@@ -26,7 +26,8 @@ typedef int token_callback(int32_t id, void *arg);
 /* Feeds prompt (n ids, at least 1) to an empty slot and samples until stop, max_tokens or the end of the cache's
  * capacity (FINISH_LENGTH). */
 int generate(struct transformer *t, struct kv_cache *k, int slot, const int32_t *prompt, int n,
-	     const struct sampling *s, token_callback *emit, void *arg, enum finish *finish, struct error *err);
+	     const struct sampling *s, token_callback *emit, void *arg, enum finish *finish,
+	     struct error *err);
 
 /* One id out of logits (vocab); *state is the generator's state, seeded with sampling.seed. logits are overwritten. */
 int32_t sample_token(float *logits, int vocab, const struct sampling *s, uint64_t *state);

@@ -31,11 +31,11 @@ struct layer {
 
 struct model {
 	struct model_config config;
-	struct matrix embed;    /* (vocab, hidden), never NF4 */
-	struct matrix lm_head;  /* (vocab, hidden); the same memory as embed when tied */
-	float *final_norm;      /* (hidden) fp32 */
-	struct layer *layers;   /* config.layers */
-	void *owned;            /* what model_free releases: maps, buffers */
+	struct matrix embed;   /* (vocab, hidden), never NF4 */
+	struct matrix lm_head; /* (vocab, hidden); the same memory as embed when tied */
+	float *final_norm;     /* (hidden) fp32 */
+	struct layer *layers;  /* config.layers */
+	void *owned;           /* what model_free releases: maps, buffers */
 };
 
 enum weight_format {
@@ -55,18 +55,19 @@ struct model_options {
 
 /* Opens a Hugging Face model directory. A tensor that is missing, has another shape or is not of the architecture is
  * an error that names it, with expected and found. progress, when not NULL, is called with bytes done and in all. */
-int model_open(const char *dir, const struct model_options *o, void (*progress)(uint64_t done, uint64_t all, void *arg),
-	       void *arg, struct model **out, struct error *err);
+int model_open(const char *dir, const struct model_options *o,
+	       void (*progress)(uint64_t done, uint64_t all, void *arg), void *arg, struct model **out,
+	       struct error *err);
 void model_free(struct model *m);
 /* Bytes of weights resident (mapped ones included). */
 uint64_t model_bytes(const struct model *m);
 
 /* One projection's adapter: y += scale * B (A dropout(x)). */
 struct lora {
-	int rank;        /* 0: this projection has none */
-	float *a;        /* (rank, cols) fp32 */
-	float *b;        /* (rows, rank) fp32 */
-	float *grad_a;   /* same shapes; NULL outside training; the backward pass adds to them */
+	int rank;      /* 0: this projection has none */
+	float *a;      /* (rank, cols) fp32 */
+	float *b;      /* (rows, rank) fp32 */
+	float *grad_a; /* same shapes; NULL outside training; the backward pass adds to them */
 	float *grad_b;
 };
 
@@ -75,7 +76,7 @@ struct lora {
 struct lora_set {
 	int layers, rank;
 	float alpha;
-	float scale;          /* alpha / rank */
+	float scale; /* alpha / rank */
 	bool target[PROJ_COUNT];
 	struct lora *entries; /* entries[layer * PROJ_COUNT + proj] */
 	float *params;        /* (count) fp32: every a and b */
@@ -84,8 +85,8 @@ struct lora_set {
 };
 
 /* Allocates for the model's shapes; A and B zero. with_grads also allocates gradients (zero). */
-int lora_set_new(const struct model_config *c, int rank, float alpha, const bool target[PROJ_COUNT], bool with_grads,
-		 struct lora_set **out, struct error *err);
+int lora_set_new(const struct model_config *c, int rank, float alpha, const bool target[PROJ_COUNT],
+		 bool with_grads, struct lora_set **out, struct error *err);
 /* A from U(-1/sqrt(cols), 1/sqrt(cols)) (peft: kaiming_uniform with a = sqrt 5), B zero; Philox counters keyed by seed
  * and the entry's position, so that the values do not depend on the order of anything else. */
 void lora_set_init(struct lora_set *s, uint64_t seed);
@@ -100,7 +101,7 @@ struct full_grads {
 	struct {
 		float *proj[PROJ_COUNT];
 		float *input_norm, *post_norm;
-	} *layers;
+	} * layers;
 };
 int full_grads_new(const struct model *m, struct full_grads **out, struct error *err);
 void full_grads_free(struct full_grads *g);

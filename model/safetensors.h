@@ -8,8 +8,18 @@
 
 #include "base/error.h"
 
-enum tensor_dtype { TENSOR_F64, TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_I64, TENSOR_I32, TENSOR_I16, TENSOR_I8,
-		    TENSOR_U8, TENSOR_BOOL };
+enum tensor_dtype {
+	TENSOR_F64,
+	TENSOR_F32,
+	TENSOR_F16,
+	TENSOR_BF16,
+	TENSOR_I64,
+	TENSOR_I32,
+	TENSOR_I16,
+	TENSOR_I8,
+	TENSOR_U8,
+	TENSOR_BOOL
+};
 
 #define TENSOR_MAX_DIMS 8
 
@@ -18,10 +28,10 @@ struct tensor {
 	enum tensor_dtype dtype;
 	int ndims;
 	int64_t shape[TENSOR_MAX_DIMS]; /* row-major */
-	const void *data;               /* into the map; valid until the file is closed; aligned to the dtype or not:
+	const void *data; /* into the map; valid until the file is closed; aligned to the dtype or not:
 	                                 * read through memcpy or the conversion functions */
 	uint64_t bytes;
-	const char *file;               /* path of the shard it is in, for messages and for merge */
+	const char *file; /* path of the shard it is in, for messages and for merge */
 };
 
 size_t tensor_dtype_size(enum tensor_dtype d);
@@ -37,7 +47,7 @@ struct tensors;
 int tensors_open(const char *path, struct tensors **out, struct error *err);
 void tensors_close(struct tensors *t);
 size_t tensors_count(const struct tensors *t);
-const struct tensor *tensors_at(const struct tensors *t, size_t i); /* sorted by name */
+const struct tensor *tensors_at(const struct tensors *t, size_t i);           /* sorted by name */
 const struct tensor *tensors_find(const struct tensors *t, const char *name); /* NULL when absent */
 
 /* The value of key in the "__metadata__" of the first file, or NULL; valid until tensors_close. */

@@ -79,9 +79,11 @@ static int put_source(struct store *s, const char *text, const char *path, struc
 	}
 	if (store_digest_path(s, path ? path : text, &d, NULL, err)) {
 		if (!path_exists(path ? path : text))
-			error_hint(err, is_hub_name(text) ? "a repository of the Hugging Face Hub? Fetching from it is not there yet "
+			error_hint(err, is_hub_name(text) ? "a repository of the Hugging Face Hub? Fetching "
+							    "from it is not there yet "
 							    "in this version: download it and give its path"
-							  : "correct the path; relative ones start at the graph's folder, with --set "
+							  : "correct the path; relative ones start at the "
+							    "graph's folder, with --set "
 							    "and in the environment at the current one");
 		return -1;
 	}

@@ -16,7 +16,7 @@ enum event_type {
 			       * (of a cached one in the light form of result_find: ask for the full one to
 			       * show its facts) */
 	EVENT_RUN_FINISHED,   /* status, exit_code, seconds */
-	EVENT_TICK,           /* several times a second while stages run: nothing happened, but clocks went on */
+	EVENT_TICK, /* several times a second while stages run: nothing happened, but clocks went on */
 };
 
 struct event {

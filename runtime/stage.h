@@ -37,10 +37,10 @@ struct stage_kind {
 /* ---- attributes: by name, typed, defaults filled in. Asking for a name or type that the schema does not have is a
  * programming error and aborts. ---- */
 const struct stage_node *ctx_node(const struct stage_ctx *ctx);
-bool ctx_given(const struct stage_ctx *ctx, const char *attr);       /* has a value, by hand or by default */
-const char *ctx_str(const struct stage_ctx *ctx, const char *attr);  /* NULL when optional and left out */
+bool ctx_given(const struct stage_ctx *ctx, const char *attr);      /* has a value, by hand or by default */
+const char *ctx_str(const struct stage_ctx *ctx, const char *attr); /* NULL when optional and left out */
 int64_t ctx_int(const struct stage_ctx *ctx, const char *attr);
-double ctx_float(const struct stage_ctx *ctx, const char *attr);     /* also durations, in seconds */
+double ctx_float(const struct stage_ctx *ctx, const char *attr); /* also durations, in seconds */
 bool ctx_bool(const struct stage_ctx *ctx, const char *attr);
 const char *const *ctx_list(const struct stage_ctx *ctx, const char *attr, size_t *n);
 /* ATTR_SOURCE, ATTR_TARGET: the path (absolute, or an URL). */
@@ -65,14 +65,16 @@ const char *ctx_scratch(const struct stage_ctx *ctx);
 
 /* ---- reports ---- */
 enum log_level { LOG_INFO, LOG_WARNING, LOG_ERROR };
-void ctx_log(struct stage_ctx *ctx, enum log_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void ctx_log(struct stage_ctx *ctx, enum log_level level, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* done of total (0: unknown) units ("rows", "bytes", "steps"). Cheap: sent at most ten times a second. */
 void ctx_progress(struct stage_ctx *ctx, uint64_t done, uint64_t total, const char *unit);
 /* One point of a series; kept with the run. step counts from 1. */
 void ctx_metric(struct stage_ctx *ctx, int64_t step, const char *name, double value);
 /* A fact about the result for the summary and for `show`: ("rows", "1,000"). Kept with the result, so that a cached
  * stage still tells it. The last one of a name wins. */
-void ctx_summary(struct stage_ctx *ctx, const char *name, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void ctx_summary(struct stage_ctx *ctx, const char *name, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* True once the run was asked to stop (SIGINT, SIGTERM) or the stage's time is up; a stage that runs for more than a
  * second or so looks often, saves a checkpoint if it has them, and returns ERR_INTERRUPTED. A stage that does not look
  * is killed after a grace period. */

@@ -50,8 +50,8 @@ int store_staging_hold(const char *path);
 struct artifact {
 	struct digest digest;
 	bool is_tree;
-	uint64_t size;   /* bytes, all files together */
-	uint64_t files;  /* 1 for a blob */
+	uint64_t size;  /* bytes, all files together */
+	uint64_t files; /* 1 for a blob */
 };
 
 /* Moves the file or directory at path into the store; path is gone afterwards. The same bytes are kept once. Durable at
@@ -66,7 +66,8 @@ bool store_has(struct store *s, const struct digest *d, bool is_tree);
 
 /* Digest of a path that is not the store's: of a file's content, or of a directory as store_take would give it. Answers
  * from the stat cache (dev, inode, size, mtime_ns, ctime_ns) unless the file changed within the last two seconds. */
-int store_digest_path(struct store *s, const char *path, struct digest *out, bool *is_tree, struct error *err);
+int store_digest_path(struct store *s, const char *path, struct digest *out, bool *is_tree,
+		      struct error *err);
 
 /* ---- results: what a key produced ---- */
 
@@ -82,17 +83,17 @@ struct result_fact { /* from ctx_summary */
 
 struct result {
 	struct digest key;
-	const char *kind;              /* "tokenize" */
+	const char *kind; /* "tokenize" */
 	int version;
 	struct result_output *outputs; /* in the stage's order */
 	size_t noutputs;
 	struct result_fact *facts;
 	size_t nfacts;
-	const uint8_t *preimage;       /* the canonical msgpack record whose digest the key is */
+	const uint8_t *preimage; /* the canonical msgpack record whose digest the key is */
 	size_t preimage_len;
-	int64_t finished_ms;           /* wall clock */
-	double seconds;                /* of the attempt that made it */
-	int64_t run;                   /* id of the run that made it */
+	int64_t finished_ms; /* wall clock */
+	double seconds;      /* of the attempt that made it */
+	int64_t run;         /* id of the run that made it */
 };
 
 enum result_state { RESULT_NONE, RESULT_PRESENT, RESULT_EVICTED /* recorded, but bytes are gone */ };
@@ -107,9 +108,11 @@ int result_find(struct store *s, const struct digest *key, struct arena *a, bool
 int result_record(struct store *s, const struct result *r, bool replace, bool *existing, struct error *err);
 
 /* ---- checkpoints of a key ---- */
-int checkpoint_save(struct store *s, const struct digest *key, int64_t step, const char *path, struct error *err);
+int checkpoint_save(struct store *s, const struct digest *key, int64_t step, const char *path,
+		    struct error *err);
 /* Writes the newest to path `to` (or links it); 1 when there was one, 0 when none. */
-int checkpoint_fetch(struct store *s, const struct digest *key, const char *to, int64_t *step, struct error *err);
+int checkpoint_fetch(struct store *s, const struct digest *key, const char *to, int64_t *step,
+		     struct error *err);
 int checkpoint_drop(struct store *s, const struct digest *key, struct error *err);
 
 /* ---- pins: what a remote source resolved to, so that a rerun needs no network ---- */

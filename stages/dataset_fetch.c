@@ -19,19 +19,25 @@ static const struct attr_schema attrs[] = {
 	{.name = "source",
 	 .type = ATTR_SOURCE,
 	 .flags = ATTR_REQUIRED,
-	 .doc = "a file, a directory, or an http(s) URL: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or inside gz, zst, xz, "
+	 .doc = "a file, a directory, or an http(s) URL: JSON, JSON Lines, CSV, TSV, Parquet or text, plain "
+		"or inside gz, zst, xz, "
 		"zip or tar"},
 	{.name = "split",
 	 .type = ATTR_STRING,
 	 .fallback = "\"train\"",
-	 .doc = "which files and rows, as the datasets library reads it: train, test[:10%], validation[100:200]"},
-	{.name = "config", .type = ATTR_STRING, .doc = "of a directory whose README.md lists several: which one"},
+	 .doc = "which files and rows, as the datasets library reads it: train, test[:10%], "
+		"validation[100:200]"},
+	{.name = "config",
+	 .type = ATTR_STRING,
+	 .doc = "of a directory whose README.md lists several: which one"},
 	{.name = "format",
 	 .type = ATTR_CHOICE,
 	 .choices = formats,
 	 .fallback = "\"auto\"",
 	 .doc = "what the files are; auto: by their names' endings"},
-	{.name = "field", .type = ATTR_STRING, .doc = "JSON: the rows are the array under this key of one big object"},
+	{.name = "field",
+	 .type = ATTR_STRING,
+	 .doc = "JSON: the rows are the array under this key of one big object"},
 	{.name = "sha256",
 	 .type = ATTR_STRING,
 	 .doc = "of a downloaded file: 64 hexadecimal digits that it must have"},
@@ -68,8 +74,9 @@ static bool is_http(const char *source)
 static int refuse_scheme(const char *source, struct error *err)
 {
 	if (source_is(source, "hf") || source_is(source, "gs")) {
-		not_there_yet(err, "datasets from hf:// and gs://",
-			      "download the dataset's file and give its path: --set dataset=path/to/rows.jsonl");
+		not_there_yet(
+			err, "datasets from hf:// and gs://",
+			"download the dataset's file and give its path: --set dataset=path/to/rows.jsonl");
 		return error_context(err, "%s", source);
 	}
 	error_set(err, ERR_USAGE, "%s: not a source that is known", source);
@@ -157,13 +164,14 @@ static int add_name(const char *relative, const char *path, void *arg, struct er
 }
 
 /* Fills list (from f's arena) with the files of the split. */
-static int pick_files(struct stage_ctx *ctx, const struct split_spec *split, struct files *f, struct reader_file **list,
-		      size_t *n, struct error *err)
+static int pick_files(struct stage_ctx *ctx, const struct split_spec *split, struct files *f,
+		      struct reader_file **list, size_t *n, struct error *err)
 {
 	if (!path_is_dir(f->root)) {
 		if (strcmp(split->name, "train") != 0) {
-			error_set(err, ERR_USAGE, "%s is a single file, which is the split train; there is no split %s", f->root,
-				  split->name);
+			error_set(err, ERR_USAGE,
+				  "%s is a single file, which is the split train; there is no split %s",
+				  f->root, split->name);
 			return error_hint(err, "use split = \"train\", or give a directory");
 		}
 		*list = arena_calloc(&f->arena, 1, sizeof **list);
@@ -173,7 +181,8 @@ static int pick_files(struct stage_ctx *ctx, const struct split_spec *split, str
 	}
 	if (tree_walk(f->root, add_name, f, err))
 		return -1;
-	char *card = path_join(f->root, "README.md"), *readme = path_exists(card) ? file_read(card, NULL, err) : NULL;
+	char *card = path_join(f->root, "README.md"),
+	     *readme = path_exists(card) ? file_read(card, NULL, err) : NULL;
 	size_t *picked = xcalloc(f->n + 1, sizeof *picked);
 	int failed = split_files(f->names, f->n, readme, ctx_str(ctx, "config"), split->name, picked, n, err);
 	if (failed) {
@@ -200,8 +209,8 @@ static bool needs_count(const struct split_spec *s)
 	return s->percent || (s->has_from && s->from < 0) || (s->has_to && s->to < 0);
 }
 
-static int copy_rows(struct stage_ctx *ctx, struct reader *in, uint64_t first, uint64_t end, struct rows_writer *out,
-		     uint64_t *count, struct error *err)
+static int copy_rows(struct stage_ctx *ctx, struct reader *in, uint64_t first, uint64_t end,
+		     struct rows_writer *out, uint64_t *count, struct error *err)
 {
 	struct strbuf row = STRBUF_INIT;
 	uint64_t id, done, total;
@@ -229,18 +238,21 @@ static int copy_rows(struct stage_ctx *ctx, struct reader *in, uint64_t first, u
 	return got < 0 ? -1 : 0;
 }
 
-static int read_rows(struct stage_ctx *ctx, const struct reader_file *files, size_t n, const struct split_spec *split,
-		     struct rows_writer *out, uint64_t *count, struct error *err)
+static int read_rows(struct stage_ctx *ctx, const struct reader_file *files, size_t n,
+		     const struct split_spec *split, struct rows_writer *out, uint64_t *count,
+		     struct error *err)
 {
 	const char *format = ctx_str(ctx, "format");
 	const struct reader_options o = {strcmp(format, "auto") == 0 ? NULL : format, ctx_str(ctx, "field")};
-	uint64_t first = split->has_from ? (uint64_t)split->from : 0, end = split->has_to ? (uint64_t)split->to : UINT64_MAX;
+	uint64_t first = split->has_from ? (uint64_t)split->from : 0,
+		 end = split->has_to ? (uint64_t)split->to : UINT64_MAX;
 	struct reader *in;
 
 	if (needs_count(split)) {
 		uint64_t all;
 		in = reader_open(files, n, &o, err);
-		int failed = !in || copy_rows(ctx, in, 0, 0, NULL, &all, err) || split_range(split, all, &first, &end, err);
+		int failed = !in || copy_rows(ctx, in, 0, 0, NULL, &all, err) ||
+			     split_range(split, all, &first, &end, err);
 		reader_close(in);
 		if (failed)
 			return -1;
@@ -270,8 +282,8 @@ static int run(struct stage_ctx *ctx, struct error *err)
 			return -1;
 	}
 	struct rows_writer *out = rows_create(ctx_output(ctx, "rows"), err);
-	if (!out || split_parse(ctx_str(ctx, "split"), &split, err) || pick_files(ctx, &split, &f, &list, &n, err) ||
-	    read_rows(ctx, list, n, &split, out, &count, err))
+	if (!out || split_parse(ctx_str(ctx, "split"), &split, err) ||
+	    pick_files(ctx, &split, &f, &list, &n, err) || read_rows(ctx, list, n, &split, out, &count, err))
 		goto done;
 	if (count == 0) {
 		error_set(err, ERR_USAGE, "%s: split %s has no rows", source, ctx_str(ctx, "split"));

@@ -18,12 +18,20 @@
 static const char *const dtypes[] = {"stored", "fp32", "fp16", "bf16", NULL};
 
 static const struct attr_schema attrs[] = {
-	{.name = "model", .type = ATTR_INPUT, .flags = ATTR_REQUIRED, .ports = PORT_MODEL, .doc = "the model to export"},
+	{.name = "model",
+	 .type = ATTR_INPUT,
+	 .flags = ATTR_REQUIRED,
+	 .ports = PORT_MODEL,
+	 .doc = "the model to export"},
 	{.name = "to",
 	 .type = ATTR_TARGET,
-	 .doc = "the directory to publish it in, relative to the current directory; replaced whole, never half. Left out: the "
+	 .doc = "the directory to publish it in, relative to the current directory; replaced whole, never "
+		"half. Left out: the "
 		"export is only kept in the store"},
-	{.name = "bucket", .type = ATTR_STRING, .fallback = "\"\"", .doc = "a Google Cloud Storage bucket to upload it to"},
+	{.name = "bucket",
+	 .type = ATTR_STRING,
+	 .fallback = "\"\"",
+	 .doc = "a Google Cloud Storage bucket to upload it to"},
 	{.name = "dtype",
 	 .type = ATTR_CHOICE,
 	 .choices = dtypes,
@@ -38,7 +46,9 @@ static const struct attr_schema attrs[] = {
 	{.name = "base_model", .type = ATTR_STRING, .doc = "what the model card calls the base model"},
 	{.name = "description", .type = ATTR_STRING, .doc = "what the model card says of the model"},
 	{.name = "dataset", .type = ATTR_STRING, .doc = "what the model card says it was trained on"},
-	{.name = "license", .type = ATTR_STRING, .doc = "the model card's licence, as the Hub spells it (\"gemma\")"},
+	{.name = "license",
+	 .type = ATTR_STRING,
+	 .doc = "the model card's licence, as the Hub spells it (\"gemma\")"},
 	{0},
 };
 
@@ -96,7 +106,8 @@ static int list_file(const char *relative, const char *path, void *arg, struct e
 		char *to = path_join(l->to, relative), *dir = path_dir(to);
 		/* Shards are shared with the store; they are read-only in both places. */
 		failed = dir_create(dir, err) ||
-			 (str_ends(relative, ".safetensors") ? file_link_or_copy(path, to, err) : file_copy(path, to, err));
+			 (str_ends(relative, ".safetensors") ? file_link_or_copy(path, to, err)
+							     : file_copy(path, to, err));
 		free(dir);
 		free(to);
 	}
@@ -148,8 +159,8 @@ static int publish(const char *dir, const char *to, const char *report, struct e
 
 	sprintf(staged, "%s.%ld.part", to, (long)getpid());
 	l.to = staged;
-	failed = replaceable(to, err) || dir_create(parent, err) || tree_remove(staged, err) || dir_create(staged, err) ||
-		 tree_walk(dir, list_file, &l, err);
+	failed = replaceable(to, err) || dir_create(parent, err) || tree_remove(staged, err) ||
+		 dir_create(staged, err) || tree_walk(dir, list_file, &l, err);
 	if (!failed) {
 		mark = path_join(staged, marker);
 		root = json_pack("{s:s, s:O}", "report", report, "files", l.files);
@@ -168,7 +179,8 @@ static int publish(const char *dir, const char *to, const char *report, struct e
 static int run(struct stage_ctx *ctx, struct error *err)
 {
 	static const enum export_dtype values[] = {EXPORT_AS_STORED, EXPORT_F32, EXPORT_F16, EXPORT_BF16};
-	const char *from = ctx_input(ctx, "model"), *dir = ctx_output(ctx, "model"), *to = ctx_path(ctx, "to");
+	const char *from = ctx_input(ctx, "model"), *dir = ctx_output(ctx, "model"),
+		   *to = ctx_path(ctx, "to");
 	struct export_options o = {.max_shard_size = (uint64_t)ctx_float(ctx, "max_shard_size"),
 				   .card = {.name = to ? path_base(to) : NULL,
 					    .base_model = ctx_str(ctx, "base_model"),
@@ -184,8 +196,9 @@ static int run(struct stage_ctx *ctx, struct error *err)
 		k++;
 	o.dtype = values[k];
 	if (*ctx_str(ctx, "bucket") || (to && strstr(to, "://")))
-		return not_there_yet(err, "uploads to gs:// buckets",
-				     "export to a directory (to = \"exports/name\") and leave bucket (BUCKET_NAME) empty");
+		return not_there_yet(
+			err, "uploads to gs:// buckets",
+			"export to a directory (to = \"exports/name\") and leave bucket (BUCKET_NAME) empty");
 	if (to && replaceable(to, err))
 		return -1;
 	if (model_export(from, dir, &o, on_progress, ctx, &export, err) || complete_tokenizer(dir, err))
@@ -198,9 +211,10 @@ static int run(struct stage_ctx *ctx, struct error *err)
 		char input[DIGEST_TEXT_SIZE], written[DIGEST_TEXT_SIZE];
 		ctx_input_digest(ctx, "model", &digest);
 		digest_text(&digest, input);
-		json_t *report = json_pack("{s:s, s:O, s:I, s:I, s:s, s:s?}", "model", input, "files", l.files, "bytes",
-					   (json_int_t)l.bytes, "weight_bytes", (json_int_t)export.bytes, "dtype",
-					   ctx_str(ctx, "dtype"), "published", to);
+		json_t *report = json_pack("{s:s, s:O, s:I, s:I, s:s, s:s?}", "model", input, "files",
+					   l.files, "bytes", (json_int_t)l.bytes, "weight_bytes",
+					   (json_int_t) export.bytes, "dtype", ctx_str(ctx, "dtype"),
+					   "published", to);
 		failed = json_write(path, report, err) || digest_of_file(path, &digest, NULL, err);
 		json_decref(report);
 		digest_text(&digest, written);
@@ -228,11 +242,14 @@ static int published(const struct stage_node *node, const struct digest *digests
 	if (to->type == VALUE_NONE)
 		return 1;
 	char *path = path_join(to->path, marker);
-	json_t *root = path_exists(path) ? json_read(path, NULL) : NULL, *files = json_object_get(root, "files");
+	json_t *root = path_exists(path) ? json_read(path, NULL) : NULL,
+	       *files = json_object_get(root, "files");
 	free(path);
-	int whole = root && json_get_str(root, "report", &report, marker, NULL) == 1 && digest_parse(report, &digest) &&
-		    ndigests == 2 && digest_equal(&digest, &digests[1]) && json_is_object(files);
-	json_object_foreach(files, name, size) {
+	int whole = root && json_get_str(root, "report", &report, marker, NULL) == 1 &&
+		    digest_parse(report, &digest) && ndigests == 2 && digest_equal(&digest, &digests[1]) &&
+		    json_is_object(files);
+	json_object_foreach(files, name, size)
+	{
 		struct stat st;
 		char *file = path_join(to->path, name);
 		whole = whole && stat(file, &st) == 0 && st.st_size == json_integer_value(size);

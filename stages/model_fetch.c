@@ -26,17 +26,28 @@ static const struct output_schema outputs[] = {
 /* What belongs to a model. Other files (the same weights in other formats, images, caches) stay behind. */
 static bool wanted(const char *name)
 {
-	static const char *const names[] = {"config.json",		"generation_config.json", "tokenizer.json",
-					    "tokenizer.model",		"tokenizer_config.json",  "special_tokens_map.json",
-					    "added_tokens.json",	"vocab.json",		  "merges.txt",
-					    "chat_template.jinja",	"README.md",		  "LICENSE",
-					    "LICENSE.txt",		"NOTICE",		  "USE_POLICY.md",
+	static const char *const names[] = {"config.json",
+					    "generation_config.json",
+					    "tokenizer.json",
+					    "tokenizer.model",
+					    "tokenizer_config.json",
+					    "special_tokens_map.json",
+					    "added_tokens.json",
+					    "vocab.json",
+					    "merges.txt",
+					    "chat_template.jinja",
+					    "README.md",
+					    "LICENSE",
+					    "LICENSE.txt",
+					    "NOTICE",
+					    "USE_POLICY.md",
 					    "model.safetensors.index.json"};
 
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		if (strcmp(name, names[i]) == 0)
 			return true;
-	return str_ends(name, ".safetensors") && !str_starts(name, "consolidated") && !str_starts(name, "adapter_");
+	return str_ends(name, ".safetensors") && !str_starts(name, "consolidated") &&
+	       !str_starts(name, "adapter_");
 }
 
 struct copy {
@@ -94,7 +105,8 @@ static int run(struct stage_ctx *ctx, struct error *err)
 				     "download the model and give its directory: --set model=path/to/model");
 	if (!path_is_dir(source)) {
 		error_set(err, ERR_USAGE, "%s is not a directory", source);
-		return error_hint(err, "give a model's directory in Hugging Face layout (config.json, *.safetensors, tokenizer "
+		return error_hint(err, "give a model's directory in Hugging Face layout (config.json, "
+				       "*.safetensors, tokenizer "
 				       "files)");
 	}
 	if (verify(ctx, source, err) || dir_create(copy.to, err))

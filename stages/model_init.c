@@ -12,7 +12,10 @@
 
 static const char *const architectures[] = {"gemma", "llama", NULL};
 
-#define SIZE(n, d, lo, hi, text) {.name = n, .type = ATTR_INT, .fallback = d, .min = lo, .max = hi, .doc = text}
+#define SIZE(n, d, lo, hi, text)                                                                             \
+	{                                                                                                    \
+		.name = n, .type = ATTR_INT, .fallback = d, .min = lo, .max = hi, .doc = text                \
+	}
 
 static const struct attr_schema attrs[] = {
 	{.name = "architecture",
@@ -20,12 +23,17 @@ static const struct attr_schema attrs[] = {
 	 .choices = architectures,
 	 .fallback = "\"gemma\"",
 	 .doc = "gemma (GemmaForCausalLM) or llama (LlamaForCausalLM)"},
-	{.name = "seed", .type = ATTR_INT, .fallback = "0", .max = 9007199254740992.0, .doc = "of the weights"},
+	{.name = "seed",
+	 .type = ATTR_INT,
+	 .fallback = "0",
+	 .max = 9007199254740992.0,
+	 .doc = "of the weights"},
 	{.name = "corpus",
 	 .type = ATTR_INPUT,
 	 .ports = PORT_ROWS,
 	 .doc = "rows whose text the tokenizer's merges are learnt from; left out: one token a byte"},
-	SIZE("vocab_size", "260", 260, 1e6, "tokens: 4 special ones, 256 bytes, and merges learnt from the corpus"),
+	SIZE("vocab_size", "260", 260, 1e6,
+	     "tokens: 4 special ones, 256 bytes, and merges learnt from the corpus"),
 	SIZE("hidden_size", "64", 2, 65536, "width of the residual stream"),
 	SIZE("intermediate_size", "256", 1, 262144, "width inside the MLP"),
 	SIZE("layers", "2", 1, 1024, "decoder layers"),
@@ -116,8 +124,9 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	if (!failed)
 		failed = tokenizer_write_bytes(dir, &merges, err);
 	if (!failed && (int64_t)merges.n + 260 < vocab)
-		ctx_log(ctx, LOG_WARNING, "the corpus gives only %zu tokens; %lld of the vocabulary stay unused", merges.n + 260,
-			(long long)vocab - 260 - (long long)merges.n);
+		ctx_log(ctx, LOG_WARNING,
+			"the corpus gives only %zu tokens; %lld of the vocabulary stay unused",
+			merges.n + 260, (long long)vocab - 260 - (long long)merges.n);
 	bpe_merges_free(&merges);
 	if (failed || tokenizer_open(dir, &tokenizer, err))
 		return -1;

@@ -24,7 +24,11 @@ static const struct attr_schema attrs[] = {
 	 .flags = ATTR_REQUIRED,
 	 .ports = PORT_TOKENS,
 	 .doc = "the sequences to train on"},
-	{.name = "model", .type = ATTR_INPUT, .flags = ATTR_REQUIRED, .ports = PORT_MODEL, .doc = "the base model"},
+	{.name = "model",
+	 .type = ATTR_INPUT,
+	 .flags = ATTR_REQUIRED,
+	 .ports = PORT_MODEL,
+	 .doc = "the base model"},
 	{.name = "eval",
 	 .type = ATTR_INPUT,
 	 .ports = PORT_TOKENS,
@@ -33,16 +37,29 @@ static const struct attr_schema attrs[] = {
 	 .type = ATTR_CHOICE,
 	 .choices = methods,
 	 .fallback = "\"qlora\"",
-	 .doc = "qlora: adapters beside a base quantised to NF4; lora: beside the base as stored; full: every weight"},
+	 .doc = "qlora: adapters beside a base quantised to NF4; lora: beside the base as stored; full: "
+		"every weight"},
 	{.name = "recipe",
 	 .type = ATTR_CHOICE,
 	 .choices = recipes,
 	 .fallback = "\"default\"",
-	 .doc = "codelab: the codelab's Python stack quirk by quirk (denominators one token a row too large, steps rounded down, "
-		"weights through fp16 before NF4, \"gelu\" as the config spells it); its fp16 products and loss scaling are not "
+	 .doc = "codelab: the codelab's Python stack quirk by quirk (denominators one token a row too large, "
+		"steps rounded down, "
+		"weights through fp16 before NF4, \"gelu\" as the config spells it); its fp16 products and "
+		"loss scaling are not "
 		"reproduced on a CPU"},
-	{.name = "r", .type = ATTR_INT, .fallback = "8", .min = 1, .max = 4096, .doc = "rank of the adapters"},
-	{.name = "alpha", .type = ATTR_FLOAT, .fallback = "16", .min = 1e-6, .max = 1e6, .doc = "their scale is alpha / r"},
+	{.name = "r",
+	 .type = ATTR_INT,
+	 .fallback = "8",
+	 .min = 1,
+	 .max = 4096,
+	 .doc = "rank of the adapters"},
+	{.name = "alpha",
+	 .type = ATTR_FLOAT,
+	 .fallback = "16",
+	 .min = 1e-6,
+	 .max = 1e6,
+	 .doc = "their scale is alpha / r"},
 	{.name = "dropout",
 	 .type = ATTR_FLOAT,
 	 .fallback = "0.1",
@@ -57,9 +74,23 @@ static const struct attr_schema attrs[] = {
 	 .type = ATTR_BOOL,
 	 .fallback = "false",
 	 .doc = "qlora: quantise the quantisation's scales too"},
-	{.name = "epochs", .type = ATTR_FLOAT, .fallback = "1", .min = 1e-6, .max = 1e6, .doc = "passes over the sequences"},
-	{.name = "max_steps", .type = ATTR_INT, .fallback = "0", .max = 1e12, .doc = "optimizer steps; 0: by epochs"},
-	{.name = "batch_size", .type = ATTR_INT, .fallback = "1", .min = 1, .max = 65536, .doc = "sequences in a micro-batch"},
+	{.name = "epochs",
+	 .type = ATTR_FLOAT,
+	 .fallback = "1",
+	 .min = 1e-6,
+	 .max = 1e6,
+	 .doc = "passes over the sequences"},
+	{.name = "max_steps",
+	 .type = ATTR_INT,
+	 .fallback = "0",
+	 .max = 1e12,
+	 .doc = "optimizer steps; 0: by epochs"},
+	{.name = "batch_size",
+	 .type = ATTR_INT,
+	 .fallback = "1",
+	 .min = 1,
+	 .max = 65536,
+	 .doc = "sequences in a micro-batch"},
 	{.name = "gradient_accumulation",
 	 .type = ATTR_INT,
 	 .fallback = "1",
@@ -72,17 +103,38 @@ static const struct attr_schema attrs[] = {
 	 .fallback = "2",
 	 .min = 1,
 	 .max = 65536,
-	 .doc = "accepted for the codelab's sake: sequences are packed by token_budget, and the result is the same"},
-	{.name = "learning_rate", .type = ATTR_FLOAT, .fallback = "2e-4", .min = 1e-12, .max = 10, .doc = "at its peak"},
+	 .doc = "accepted for the codelab's sake: sequences are packed by token_budget, and the result is "
+		"the same"},
+	{.name = "learning_rate",
+	 .type = ATTR_FLOAT,
+	 .fallback = "2e-4",
+	 .min = 1e-12,
+	 .max = 10,
+	 .doc = "at its peak"},
 	{.name = "weight_decay",
 	 .type = ATTR_FLOAT,
 	 .fallback = "0.001",
 	 .min = 0,
 	 .max = 1,
 	 .doc = "of AdamW, after the update (bitsandbytes' form)"},
-	{.name = "beta1", .type = ATTR_FLOAT, .fallback = "0.9", .min = 0, .max = 0.9999999, .doc = "of AdamW"},
-	{.name = "beta2", .type = ATTR_FLOAT, .fallback = "0.999", .min = 0, .max = 0.9999999, .doc = "of AdamW"},
-	{.name = "epsilon", .type = ATTR_FLOAT, .fallback = "1e-8", .min = 1e-30, .max = 1, .doc = "of AdamW"},
+	{.name = "beta1",
+	 .type = ATTR_FLOAT,
+	 .fallback = "0.9",
+	 .min = 0,
+	 .max = 0.9999999,
+	 .doc = "of AdamW"},
+	{.name = "beta2",
+	 .type = ATTR_FLOAT,
+	 .fallback = "0.999",
+	 .min = 0,
+	 .max = 0.9999999,
+	 .doc = "of AdamW"},
+	{.name = "epsilon",
+	 .type = ATTR_FLOAT,
+	 .fallback = "1e-8",
+	 .min = 1e-30,
+	 .max = 1,
+	 .doc = "of AdamW"},
 	{.name = "max_grad_norm",
 	 .type = ATTR_FLOAT,
 	 .fallback = "0.3",
@@ -95,7 +147,11 @@ static const struct attr_schema attrs[] = {
 	 .min = 0,
 	 .max = 1,
 	 .doc = "of all steps, rounded up; the first one has learning rate 0"},
-	{.name = "warmup_steps", .type = ATTR_INT, .fallback = "0", .max = 1e12, .doc = "instead of warmup_ratio"},
+	{.name = "warmup_steps",
+	 .type = ATTR_INT,
+	 .fallback = "0",
+	 .max = 1e12,
+	 .doc = "instead of warmup_ratio"},
 	{.name = "scheduler",
 	 .type = ATTR_CHOICE,
 	 .choices = schedulers,
@@ -115,7 +171,8 @@ static const struct attr_schema attrs[] = {
 	 .fallback = "8192",
 	 .min = 1,
 	 .max = 1e9,
-	 .doc = "tokens in one pass at most: a larger optimizer step takes several, with the same numbers but for the order of "
+	 .doc = "tokens in one pass at most: a larger optimizer step takes several, with the same numbers "
+		"but for the order of "
 		"sums"},
 	{.name = "device",
 	 .type = ATTR_CHOICE,
@@ -146,7 +203,8 @@ static const struct attr_schema attrs[] = {
 };
 
 static const struct output_schema outputs[] = {
-	{"adapter", PORT_ADAPTER, "a PEFT adapter (adapter_config.json, adapter_model.safetensors); method full: docs/formats.md"},
+	{"adapter", PORT_ADAPTER,
+	 "a PEFT adapter (adapter_config.json, adapter_model.safetensors); method full: docs/formats.md"},
 	{0},
 };
 
@@ -163,7 +221,8 @@ static const char *check(const struct stage_node *node, const char **attr)
 		return "at least one projection has to be trained";
 	for (size_t i = 0; i < targets->list.n; i++)
 		if (proj_of(targets->list.items[i]) < 0)
-			return "the projections are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj";
+			return "the projections are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and "
+			       "down_proj";
 	*attr = NULL;
 	return NULL;
 }
@@ -182,7 +241,8 @@ static void sequences_close(struct sequences *s)
 	tokens_close(s->file);
 }
 
-static int sequences_open(const char *path, const struct model_config *c, struct sequences *out, struct error *err)
+static int sequences_open(const char *path, const struct model_config *c, struct sequences *out,
+			  struct error *err)
 {
 	out->items = NULL;
 	out->file = tokens_open(path, err);
@@ -197,7 +257,8 @@ static int sequences_open(const char *path, const struct model_config *c, struct
 		for (uint32_t k = 0; k < t.n; k++)
 			if (t.ids[k] < 0 || t.ids[k] >= c->vocab_size)
 				return error_set(err, ERR_USAGE,
-						 "row %llu has the token id %d, but the model's vocabulary has %d tokens",
+						 "row %llu has the token id %d, but the model's vocabulary "
+						 "has %d tokens",
 						 (unsigned long long)t.id, t.ids[k], c->vocab_size);
 		out->items[i] = (struct train_sequence){t.ids, (int)t.n, (int)t.label_start, (int64_t)t.id};
 	}
@@ -330,8 +391,9 @@ static bool resume(struct stage_ctx *ctx, struct trainer *t)
 	if (!path)
 		return false;
 	if (trainer_restore(t, path, &why)) {
-		ctx_log(ctx, LOG_WARNING, "the checkpoint of step %lld is not usable, training starts anew: %s", (long long)step,
-			why.message);
+		ctx_log(ctx, LOG_WARNING,
+			"the checkpoint of step %lld is not usable, training starts anew: %s",
+			(long long)step, why.message);
 		return false;
 	}
 	ctx_log(ctx, LOG_INFO, "resuming at step %lld of %lld", (long long)step, (long long)trainer_steps(t));
@@ -363,10 +425,11 @@ static void report(struct job *job, const struct train_result *r, double seconds
 	ctx_summary(job->ctx, "peak memory", "%s", text);
 }
 
-static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct model *m, const struct sequences *rows,
-		 struct job *job, struct error *err)
+static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct model *m,
+		 const struct sequences *rows, struct job *job, struct error *err)
 {
-	const struct trainer_callbacks callbacks = {on_metrics, on_progress, should_stop, on_checkpoint, evaluate, job};
+	const struct trainer_callbacks callbacks = {on_metrics,    on_progress, should_stop,
+						    on_checkpoint, evaluate,    job};
 	const char *out = ctx_output(ctx, "adapter");
 	struct trainer *t;
 	struct train_result result;
@@ -416,7 +479,8 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	if (model_open(ctx_input(ctx, "model"), &how, NULL, NULL, &m, err))
 		return -1;
 	if (sequences_open(ctx_input(ctx, "tokens"), &m->config, &rows, err) == 0 &&
-	    (!ctx_input(ctx, "eval") || sequences_open(ctx_input(ctx, "eval"), &m->config, &job.eval, err) == 0)) {
+	    (!ctx_input(ctx, "eval") ||
+	     sequences_open(ctx_input(ctx, "eval"), &m->config, &job.eval, err) == 0)) {
 		/* The codelab's pad token is its end-of-sequence token, which is therefore never a label. */
 		if (o.recipe == RECIPE_CODELAB && m->config.n_eos)
 			o.ignore_label = m->config.eos[0];

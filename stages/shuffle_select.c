@@ -8,25 +8,42 @@
 #include "stages/input.h"
 
 static const struct attr_schema attrs[] = {
-	{.name = "rows", .type = ATTR_INPUT, .flags = ATTR_REQUIRED, .ports = PORT_ROWS, .doc = "the rows to choose from"},
+	{.name = "rows",
+	 .type = ATTR_INPUT,
+	 .flags = ATTR_REQUIRED,
+	 .ports = PORT_ROWS,
+	 .doc = "the rows to choose from"},
 	{.name = "shuffle",
 	 .type = ATTR_BOOL,
 	 .fallback = "true",
-	 .doc = "permute the rows as numpy's default_rng(seed).permutation does (what datasets' shuffle(seed) gives); false: "
+	 .doc = "permute the rows as numpy's default_rng(seed).permutation does (what datasets' "
+		"shuffle(seed) gives); false: "
 		"keep their order"},
 	{.name = "seed",
 	 .type = ATTR_INT,
 	 .fallback = "42",
 	 .max = 9007199254740992.0,
 	 .doc = "of the permutation"},
-	{.name = "skip", .type = ATTR_INT, .fallback = "0", .max = 1e15, .doc = "rows passed over at the start"},
-	{.name = "limit", .type = ATTR_INT, .fallback = "-1", .min = -1, .max = 1e15, .doc = "rows taken at most; -1: all"},
+	{.name = "skip",
+	 .type = ATTR_INT,
+	 .fallback = "0",
+	 .max = 1e15,
+	 .doc = "rows passed over at the start"},
+	{.name = "limit",
+	 .type = ATTR_INT,
+	 .fallback = "-1",
+	 .min = -1,
+	 .max = 1e15,
+	 .doc = "rows taken at most; -1: all"},
 	{.name = "reserve",
 	 .type = ATTR_INT,
 	 .fallback = "0",
 	 .max = 1e15,
 	 .doc = "rows left alone at the end, for another stage to take with last"},
-	{.name = "last", .type = ATTR_INT, .max = 1e15, .doc = "take this many rows from the end instead of from the start"},
+	{.name = "last",
+	 .type = ATTR_INT,
+	 .max = 1e15,
+	 .doc = "take this many rows from the end instead of from the start"},
 	{0},
 };
 
@@ -43,14 +60,16 @@ static const char *check(const struct stage_node *node, const char **attr)
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
 		if (!stage_attr(node, others[i])->is_default) {
 			*attr = others[i];
-			return "last takes rows from the end; it does not go together with skip, limit and reserve";
+			return "last takes rows from the end; it does not go together with skip, limit and "
+			       "reserve";
 		}
 	}
 	return NULL;
 }
 
 /* The half-open range of positions that is taken out of n. */
-static int selection(const struct stage_ctx *ctx, uint64_t n, uint64_t *begin, uint64_t *end, struct error *err)
+static int selection(const struct stage_ctx *ctx, uint64_t n, uint64_t *begin, uint64_t *end,
+		     struct error *err)
 {
 	uint64_t skip = (uint64_t)ctx_int(ctx, "skip"), reserve = (uint64_t)ctx_int(ctx, "reserve");
 	int64_t limit = ctx_int(ctx, "limit");
@@ -58,8 +77,8 @@ static int selection(const struct stage_ctx *ctx, uint64_t n, uint64_t *begin, u
 	if (ctx_given(ctx, "last")) {
 		uint64_t last = (uint64_t)ctx_int(ctx, "last");
 		if (last > n) {
-			error_set(err, ERR_USAGE, "last = %llu, but there are only %llu rows", (unsigned long long)last,
-				  (unsigned long long)n);
+			error_set(err, ERR_USAGE, "last = %llu, but there are only %llu rows",
+				  (unsigned long long)last, (unsigned long long)n);
 			return error_hint(err, "lower last, or take more rows further up");
 		}
 		*begin = n - last;
@@ -100,7 +119,8 @@ static int run(struct stage_ctx *ctx, struct error *err)
 		goto done;
 	for (uint64_t i = begin; i < end; i++) {
 		struct row row;
-		if (rows_get(in, order ? order[i] : i, &row, err) || rows_add(out, row.id, row.fields, row.len, err))
+		if (rows_get(in, order ? order[i] : i, &row, err) ||
+		    rows_add(out, row.id, row.fields, row.len, err))
 			goto done;
 		if ((i & 1023) == 0 && stopping(ctx, err))
 			goto done;

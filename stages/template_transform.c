@@ -7,12 +7,19 @@
 #include "stages/input.h"
 
 static const struct attr_schema attrs[] = {
-	{.name = "rows", .type = ATTR_INPUT, .flags = ATTR_REQUIRED, .ports = PORT_ROWS, .doc = "the rows to transform"},
+	{.name = "rows",
+	 .type = ATTR_INPUT,
+	 .flags = ATTR_REQUIRED,
+	 .ports = PORT_ROWS,
+	 .doc = "the rows to transform"},
 	{.name = "template",
 	 .type = ATTR_STRING,
-	 .doc = "the whole text: {field} is a field of the row, {a.b} a field of a field, {{ and }} are braces"},
+	 .doc = "the whole text: {field} is a field of the row, {a.b} a field of a field, {{ and }} are "
+		"braces"},
 	{.name = "prompt", .type = ATTR_STRING, .doc = "what the model is given; together with completion"},
-	{.name = "completion", .type = ATTR_STRING, .doc = "what it has to answer; its text follows the prompt's directly"},
+	{.name = "completion",
+	 .type = ATTR_STRING,
+	 .doc = "what it has to answer; its text follows the prompt's directly"},
 	{0},
 };
 

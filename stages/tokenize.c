@@ -18,7 +18,11 @@ static const struct attr_schema attrs[] = {
 	 .flags = ATTR_REQUIRED,
 	 .ports = PORT_ROWS,
 	 .doc = "rows with the field text, or with prompt and completion"},
-	{.name = "model", .type = ATTR_INPUT, .flags = ATTR_REQUIRED, .ports = PORT_MODEL, .doc = "whose tokenizer to use"},
+	{.name = "model",
+	 .type = ATTR_INPUT,
+	 .flags = ATTR_REQUIRED,
+	 .ports = PORT_MODEL,
+	 .doc = "whose tokenizer to use"},
 	{.name = "max_length",
 	 .type = ATTR_INT,
 	 .fallback = "512",
@@ -33,7 +37,8 @@ static const struct attr_schema attrs[] = {
 	 .type = ATTR_CHOICE,
 	 .choices = train_on,
 	 .fallback = "\"auto\"",
-	 .doc = "what carries a label: all tokens, or the completion's (and the end's); auto: the completion's where rows have "
+	 .doc = "what carries a label: all tokens, or the completion's (and the end's); auto: the "
+		"completion's where rows have "
 		"one"},
 	{0},
 };
@@ -58,12 +63,13 @@ struct job {
 	const struct tokenizer *tokenizer;
 	const struct rows *rows;
 	uint32_t max_length;
-	int32_t eos;     /* -1: none is appended */
+	int32_t eos; /* -1: none is appended */
 	const char *train_on;
 };
 
 /* The text of a row: its prompt (if any) and completion behind each other in buf; *prompt is the prompt's length. */
-static int row_join(const struct row *row, struct strbuf *buf, size_t *prompt, bool *completion, struct error *err)
+static int row_join(const struct row *row, struct strbuf *buf, size_t *prompt, bool *completion,
+		    struct error *err)
 {
 	const char *text, *answer;
 	size_t n, m;
@@ -101,7 +107,8 @@ static void ids_append(struct token_ids *t, int32_t id, uint32_t end)
 	t->ends[t->n++] = end;
 }
 
-static int encode_row(const struct job *job, uint64_t i, struct strbuf *buf, struct sequence *out, struct error *err)
+static int encode_row(const struct job *job, uint64_t i, struct strbuf *buf, struct sequence *out,
+		      struct error *err)
 {
 	struct row row;
 	size_t prompt;
@@ -115,9 +122,12 @@ static int encode_row(const struct job *job, uint64_t i, struct strbuf *buf, str
 	if (!completion && strcmp(job->train_on, "completion") == 0) {
 		error_set(err, ERR_USAGE, "row %llu has no completion to train on, only a text",
 			  (unsigned long long)row.id);
-		return error_hint(err, "give the template-transform stage prompt and completion, or set train_on = \"all\"");
+		return error_hint(
+			err,
+			"give the template-transform stage prompt and completion, or set train_on = \"all\"");
 	}
-	if (tokenizer_encode(job->tokenizer, buf->data ? buf->data : "", buf->len, TOKENIZER_ADD_SPECIAL, &out->ids, err))
+	if (tokenizer_encode(job->tokenizer, buf->data ? buf->data : "", buf->len, TOKENIZER_ADD_SPECIAL,
+			     &out->ids, err))
 		return error_context(err, "row %llu", (unsigned long long)row.id);
 	const size_t n = out->ids.n;
 	if (completion && strcmp(job->train_on, "all") != 0) {
@@ -146,7 +156,8 @@ static void encode_chunk(const struct job *job, uint64_t first, int n, struct se
 		struct strbuf buf = STRBUF_INIT;
 #pragma omp for schedule(dynamic, 32)
 		for (int k = 0; k < n; k++)
-			out[k].failed = encode_row(job, first + (uint64_t)k, &buf, &out[k], &out[k].error) != 0;
+			out[k].failed = encode_row(job, first + (uint64_t)k, &buf, &out[k], &out[k].error) !=
+					0;
 		strbuf_free(&buf);
 	}
 }
@@ -155,8 +166,8 @@ struct totals {
 	uint64_t tokens, labelled, truncated, unlabelled, longest;
 };
 
-static int write_chunk(const struct job *job, uint64_t first, int n, struct sequence *chunk, struct tokens_writer *w,
-		       struct totals *t, struct error *err)
+static int write_chunk(const struct job *job, uint64_t first, int n, struct sequence *chunk,
+		       struct tokens_writer *w, struct totals *t, struct error *err)
 {
 	for (int k = 0; k < n; k++) {
 		const struct sequence *s = &chunk[k];
@@ -200,8 +211,11 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	if (ctx_bool(ctx, "append_eos")) {
 		job.eos = tokenizer_eos(tokenizer);
 		if (job.eos < 0) {
-			error_set(err, ERR_USAGE, "append_eos = true, but the model's tokenizer names no end-of-sequence token");
-			error_hint(err, "add eos_token to its tokenizer_config.json, or set append_eos = false");
+			error_set(err, ERR_USAGE,
+				  "append_eos = true, but the model's tokenizer names no end-of-sequence "
+				  "token");
+			error_hint(err,
+				   "add eos_token to its tokenizer_config.json, or set append_eos = false");
 			goto done;
 		}
 	}
@@ -240,7 +254,8 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	if (t.truncated)
 		summary_count(ctx, "cut off", t.truncated);
 	if (t.unlabelled)
-		ctx_log(ctx, LOG_WARNING, "%llu rows have nothing to train on: their prompts fill max_length = %u",
+		ctx_log(ctx, LOG_WARNING,
+			"%llu rows have nothing to train on: their prompts fill max_length = %u",
 			(unsigned long long)t.unlabelled, job.max_length);
 done:
 	tokens_abort(w);

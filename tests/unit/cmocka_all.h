@@ -12,14 +12,14 @@
 
 /* The folder with real data beside the project. A test that needs it skips with a message where it is absent. */
 #define SHARED_DATA "../shared/data/"
-#define SKIP_WITHOUT(path)                                                                                           \
-	do {                                                                                                         \
-		FILE *skip_file = fopen(path, "rb");                                                                 \
-		if (!skip_file) {                                                                                    \
-			print_message("skipped: %s is not here\n", path);                                            \
-			skip();                                                                                      \
-		}                                                                                                    \
-		fclose(skip_file);                                                                                   \
+#define SKIP_WITHOUT(path)                                                                                   \
+	do {                                                                                                 \
+		FILE *skip_file = fopen(path, "rb");                                                         \
+		if (!skip_file) {                                                                            \
+			print_message("skipped: %s is not here\n", path);                                    \
+			skip();                                                                              \
+		}                                                                                            \
+		fclose(skip_file);                                                                           \
 	} while (0)
 
 #endif

@@ -54,7 +54,10 @@ static const char *sample(struct arena *a, const struct attr_schema *s, int vari
 		if (lo == 0 && hi == 0)
 			return variant ? "6" : "4";
 		/* Even, and the second a multiple of the first, for the sizes that have to divide one another. */
-		return arena_printf(a, "%lld", (long long)(lo > 2 ? lo + 2 * variant : hi >= 4 ? 2 + 2 * variant : lo + variant));
+		return arena_printf(a, "%lld",
+				    (long long)(lo > 2    ? lo + 2 * variant
+						: hi >= 4 ? 2 + 2 * variant
+							  : lo + variant));
 	case ATTR_FLOAT:
 		if (lo == 0 && hi == 0)
 			return variant ? "0.5" : "0.25";
@@ -95,18 +98,23 @@ static const char *graph_text(struct arena *a, const struct kind_schema *k, stru
 	bool url = set.attr && strcmp(k->name, "serve-warmup") == 0 &&
 		   (strcmp(set.attr, "url") == 0 || strcmp(set.attr, "token_env") == 0);
 
-	strbuf_adds(&b, "stage \"all\" {\n  uses = \"exec\"\n  command = \"true\"\n  outputs = { rows = \"rows\", tokens = "
-			"\"tokens\", model = \"model\", adapter = \"adapter\", report = \"report\", file = \"file\" }\n}\n");
+	strbuf_adds(&b, "stage \"all\" {\n  uses = \"exec\"\n  command = \"true\"\n  outputs = { rows = "
+			"\"rows\", tokens = "
+			"\"tokens\", model = \"model\", adapter = \"adapter\", report = \"report\", file = "
+			"\"file\" }\n}\n");
 	strbuf_addf(&b, "stage \"it\" {\n  uses = \"%s\"\n", k->name);
 	for (const struct attr_schema *s = k->attrs; s->name; s++) {
 		bool varied = set.attr && strcmp(s->name, set.attr) == 0;
 		if (s->type == ATTR_INPUT) {
 			/* Every input but those that exclude the attribute in question. */
-			if ((url && strcmp(s->name, "model") == 0) || (!(s->flags & ATTR_REQUIRED) && !varied &&
-			    strcmp(k->name, "model-init") != 0 && strcmp(k->name, "serve-warmup") != 0))
+			if ((url && strcmp(s->name, "model") == 0) ||
+			    (!(s->flags & ATTR_REQUIRED) && !varied && strcmp(k->name, "model-init") != 0 &&
+			     strcmp(k->name, "serve-warmup") != 0))
 				continue;
 			strbuf_addf(&b, "  %s = all.%s\n", s->name,
-				    port_kind_name(s->ports & PORT_MODEL ? PORT_MODEL : (enum port_kind)(s->ports & -s->ports)));
+				    port_kind_name(s->ports & PORT_MODEL
+							   ? PORT_MODEL
+							   : (enum port_kind)(s->ports & -s->ports)));
 		} else if (s->type == ATTR_INPUTS) {
 			strbuf_addf(&b, "  %s = { x = all.rows }\n", s->name);
 		} else if (varied && set.variant < 2) {
@@ -162,7 +170,8 @@ static void differs_in(const struct strbuf *x, const struct strbuf *y, const cha
 		if (n != 1)
 			fail_msg("%s.%s: %zu differences, not 1", kind, name, n);
 		assert_string_equal(diff[0].name, name);
-		assert_string_not_equal(diff[0].before ? diff[0].before : "", diff[0].after ? diff[0].after : "");
+		assert_string_not_equal(diff[0].before ? diff[0].before : "",
+					diff[0].after ? diff[0].after : "");
 	}
 	arena_free(&a);
 }
@@ -210,9 +219,11 @@ static void changing_one_input_changes_the_key_by_that_input(void **state)
 				record(text, -1, &x);
 				record(text, position, &y);
 				struct key_diff *diff;
-				size_t n = key_compare((const uint8_t *)x.data, x.len, (const uint8_t *)y.data, y.len, &a, &diff);
+				size_t n = key_compare((const uint8_t *)x.data, x.len,
+						       (const uint8_t *)y.data, y.len, &a, &diff);
 				if (n == 0)
-					fail_msg("%s.%s: no input of that name in the key", (*k)->name, s->name);
+					fail_msg("%s.%s: no input of that name in the key", (*k)->name,
+						 s->name);
 				assert_int_equal(n, 1);
 				assert_string_equal(diff[0].what, "input");
 				if (strcmp(diff[0].name, s->type == ATTR_INPUTS ? "x" : s->name) == 0)
@@ -229,10 +240,13 @@ static void changing_one_input_changes_the_key_by_that_input(void **state)
 
 static void the_name_comments_and_order_of_stages_are_not_in_the_key(void **state)
 {
-	static const char one[] = "stage \"all\" {\n  uses = \"exec\"\n  command = \"true\"\n  outputs = { x = \"rows\" }\n}\n"
-				  "stage \"it\" {\n  uses = \"shuffle-select\"\n  rows = all.x\n  seed = 42\n}\n";
-	static const char two[] = "# a comment\nstage \"it\" {\n  rows = other.x\n  uses = \"shuffle-select\"\n}\n"
-				  "stage \"other\" {\n  uses = \"exec\"\n  command = \"true\"\n  outputs = { x = \"rows\" }\n}\n";
+	static const char one[] =
+		"stage \"all\" {\n  uses = \"exec\"\n  command = \"true\"\n  outputs = { x = \"rows\" }\n}\n"
+		"stage \"it\" {\n  uses = \"shuffle-select\"\n  rows = all.x\n  seed = 42\n}\n";
+	static const char two[] =
+		"# a comment\nstage \"it\" {\n  rows = other.x\n  uses = \"shuffle-select\"\n}\n"
+		"stage \"other\" {\n  uses = \"exec\"\n  command = \"true\"\n  outputs = { x = \"rows\" "
+		"}\n}\n";
 	struct strbuf x = STRBUF_INIT, y = STRBUF_INIT;
 
 	(void)state;

@@ -3,12 +3,14 @@
 
 #include "kernels/cpu/cpu.h"
 
-/* Threads that spin at a barrier take the processor from those they wait for as soon as the machine has something else to
- * do, which slows small models down fivefold; asleep they cost a few microseconds. Runs before libgomp reads its environment
- * (constructors without a priority come later); what the user has set stays. */
-__attribute__((constructor(101))) static void threads_sleep(void)
+/* How long a thread spins at a barrier before it sleeps. libgomp's default spins for milliseconds, which takes the processor
+ * from those it waits for as soon as the machine has something else to do; not to spin at all costs a system call for each of
+ * a small model's thousands of barriers. Measured with stories260K on two cores, tokens/s when they are free and when two
+ * loops run beside: 0: 11,000 and 5,500; 500: 14,900 and 6,500; 20000: 18,700 and 9,500; default 19,200 and 5,400.
+ * Runs before libgomp reads its environment (constructors without a priority come later); what the user has set stays. */
+__attribute__((constructor(101))) static void threads_spin_briefly(void)
 {
-	setenv("GOMP_SPINCOUNT", "500", 0);
+	setenv("GOMP_SPINCOUNT", "20000", 0);
 }
 
 const struct kernels kernels_cpu = {

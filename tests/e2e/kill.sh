@@ -25,16 +25,25 @@ want=$(adapter whole)
 
 RANDOM=${SEED:-$$}
 echo "seed $RANDOM, an uninterrupted run takes $full_ms ms"
+# Moments are drawn from this span. It shrinks when a run comes through before its kill and grows when one is killed, since
+# what else the machine does changes how long a run takes.
+span_ms=$full_ms
 killed=0 finished=0 runs=0
 for ((i = 0; i < 4 * kills && killed < kills; i++)); do
 	"$anneal" "${args[@]}" --state cut >"$work/out" 2>&1 </dev/null &
 	pid=$!
-	at=$((RANDOM * full_ms / 32768))
+	at=$((RANDOM * span_ms / 32768))
 	sleep "$((at / 1000)).$(printf '%03d' $((at % 1000)))"
-	if kill -9 "$pid" 2>/dev/null; then killed=$((killed + 1)); fi
+	kill -9 "$pid" 2>/dev/null || true
 	status=0
 	wait "$pid" 2>/dev/null || status=$?
 	runs=$("$anneal" runs --state cut --json 2>/dev/null | grep -o '"run": *[0-9]*' | grep -o '[0-9]*' | sort -n | tail -1 || true)
+	if ((status == 137)); then
+		killed=$((killed + 1))
+		span_ms=$((span_ms * 11 / 10 > full_ms ? full_ms : span_ms * 11 / 10))
+	else
+		span_ms=$((span_ms * 3 / 4 + 50))
+	fi
 	if ((status == 0)); then
 		finished=$((finished + 1))
 		[[ $(adapter cut) == "$want" ]] || fail "after $killed kills the adapter is $(adapter cut), not $want"

@@ -1,4 +1,4 @@
-/* Libraries that are loaded at their first use. libcurl, libarchive, libmicrohttpd and oneDNN bring some forty
+/* Libraries that are loaded at their first use. libcurl, libarchive and libmicrohttpd bring some forty
  * shared objects along; linking them costs every `anneal` start 3 to 5 ms, and most starts need none of them.
  *
  *     #define CURL_FUNCTIONS(F) F(curl_easy_init) F(curl_easy_perform)

@@ -38,6 +38,11 @@ says 'learning_rate'
 expect 0 "$anneal" run sql "${small[@]}"
 states | grep -v '=cached$' && fail "a comment reran something"
 
+# The codelab's own pipeline runs through, by the codelab's own variables, and exports fp16.
+expect 0 env MODEL_NAME="$shared/stories260K" DATASET_LIMIT=20 NEW_MODEL=lab "$anneal" run codelab \
+	--set dataset="$shared/sql_create_context/rows.jsonl"
+grep -q '"torch_dtype": "float16"' exports/lab/config.json || fail "the codelab's export is not fp16"
+
 # Bad input: exit 2, one clear line with a place.
 expect 2 "$anneal" run sql --set adapter.learning_rat=1
 says 'learning_rate'

@@ -28,11 +28,11 @@ struct operands {
 static void run_own(enum product p, const struct operands *o)
 {
 	if (p == FORWARD)
-		kernels_cpu.matmul(o->x, &o->matrix, o->n, false, o->y);
+		kernels_cpu.matmul(&device_cpu, o->x, &o->matrix, o->n, STORE_F32, o->y, o->rows);
 	else if (p == INPUT)
-		kernels_cpu.matmul_grad_x(o->y, &o->matrix, o->n, false, o->x);
+		kernels_cpu.matmul_grad_x(&device_cpu, o->y, o->rows, &o->matrix, o->n, STORE_F32, o->x);
 	else
-		kernels_cpu.matmul_grad_w(o->y, o->x, o->n, o->rows, o->cols, o->w);
+		kernels_cpu.matmul_grad_w(&device_cpu, o->y, o->rows, o->x, o->n, o->rows, o->cols, o->w);
 }
 
 static void run_onednn(enum product p, const struct operands *o)

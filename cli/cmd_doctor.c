@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "cli/text.h"
+#include "kernels/device.h"
 
 extern const struct command cmd_doctor;
 
@@ -104,12 +105,60 @@ static void tell_memory(struct report *r)
 	free(available);
 }
 
-static void tell_gpu(struct report *r)
+static void version_text(int version, char out[16])
 {
-	char *text = proc_value("/proc/driver/nvidia/version", "NVRM version");
+	snprintf(out, 16, "%d.%d", version / 1000, version % 1000 / 10);
+}
 
-	tell(r, "gpu", text ? text : "none", "ok");
-	free(text);
+static void tell_gpu_info(struct report *r, const char *row, const struct device_info *g)
+{
+	char left[16], all[16], driver[16], runtime[16], text[256], capability[16];
+
+	format_bytes(g->free_memory, left);
+	format_bytes(g->memory, all);
+	version_text(g->driver, driver);
+	version_text(g->runtime, runtime);
+	snprintf(capability, sizeof capability, "%d.%d", g->major, g->minor);
+	snprintf(text, sizeof text,
+		 "%s, compute capability %s, %s, %s free, driver for CUDA %s, built with %s", g->name,
+		 capability, all, left, driver, runtime);
+	tell(r, row, text, "ok");
+	json_t *j = json_object_get(r->json, row);
+
+	json_object_set_new(j, "name", json_string(g->name));
+	json_object_set_new(j, "compute_capability", json_string(capability));
+	json_object_set_new(j, "memory", json_integer((json_int_t)g->memory));
+	json_object_set_new(j, "free_memory", json_integer((json_int_t)g->free_memory));
+	json_object_set_new(j, "driver", json_string(driver));
+	json_object_set_new(j, "runtime", json_string(runtime));
+}
+
+/* A machine without a GPU lacks nothing. */
+static void tell_gpus(struct report *r)
+{
+	struct error why = ERROR_INIT;
+	struct device_info g;
+	char row[16] = "gpu";
+	int n = device_cuda_count(&why);
+
+	if (n == 0) {
+		char *driver = proc_value("/proc/driver/nvidia/version", "NVRM version");
+		struct strbuf b = STRBUF_INIT;
+
+		strbuf_addf(&b, "none: %s%s%s", why.message, driver ? "; the machine has " : "",
+			    driver ? driver : "");
+		tell(r, row, b.data, "ok");
+		strbuf_free(&b);
+		free(driver);
+	}
+	for (int i = 0; i < n; i++) {
+		if (i)
+			snprintf(row, sizeof row, "gpu %d", i);
+		if (device_cuda_info(i, &g, &why))
+			tell(r, row, why.message, "it cannot be used");
+		else
+			tell_gpu_info(r, row, &g);
+	}
 }
 
 /* ---- the state directory ---- */
@@ -212,7 +261,7 @@ static int run(struct cli *cli, int argc, char **argv)
 	tell(&r, "anneal", ANNEAL_VERSION, "ok");
 	tell_processor(&r);
 	tell_memory(&r);
-	tell_gpu(&r);
+	tell_gpus(&r);
 	tell_state(cli, &r);
 	tell_libraries(&r);
 	tell_credentials(&r);

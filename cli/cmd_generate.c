@@ -21,7 +21,7 @@ static void on_stop(int signal)
 }
 
 static void print_json(const struct job_figures *f, const struct strbuf *text, enum job_state state,
-		       double loading)
+		       double loading, const char *device)
 {
 	double decoding = f->total - f->first_token;
 	json_t *j = json_object();
@@ -30,6 +30,7 @@ static void print_json(const struct job_figures *f, const struct strbuf *text, e
 	json_object_set_new(j, "finish_reason", json_string(job_finish_name(state)));
 	json_object_set_new(j, "prompt_tokens", json_integer(f->prompt_tokens));
 	json_object_set_new(j, "tokens", json_integer(f->tokens));
+	json_object_set_new(j, "device", json_string(device));
 	json_object_set_new(j, "load_seconds", json_real(loading));
 	json_object_set_new(j, "first_token_seconds", json_real(f->first_token));
 	json_object_set_new(j, "seconds", json_real(f->total));
@@ -40,7 +41,7 @@ static void print_json(const struct job_figures *f, const struct strbuf *text, e
 }
 
 /* Prints the answer as it grows. Returns an exit code. */
-static int answer(struct cli *cli, struct job *j, double loading)
+static int answer(struct cli *cli, struct job *j, double loading, const char *device)
 {
 	struct strbuf all = STRBUF_INIT, piece = STRBUF_INIT;
 	struct job_figures figures;
@@ -66,7 +67,7 @@ static int answer(struct cli *cli, struct job *j, double loading)
 	if (state == JOB_FAILED)
 		code = cli_fail(cli, job_error(j));
 	else if (cli->json)
-		print_json(&figures, &all, state, loading);
+		print_json(&figures, &all, state, loading, device);
 	if (code == 0 && stop)
 		code = ERR_INTERRUPTED;
 	strbuf_free(&all);
@@ -74,10 +75,9 @@ static int answer(struct cli *cli, struct job *j, double loading)
 	return code;
 }
 
-static int generate_text(struct cli *cli, const char *model, const char *prompt,
+static int generate_text(struct cli *cli, const struct engine_options *o, const char *prompt,
 			 const struct sampling *sampling, const struct text_list *stops)
 {
-	struct engine_options o = {.model = model};
 	struct token_ids ids = TOKEN_IDS_INIT;
 	struct error err = ERROR_INIT;
 	struct job *job = NULL;
@@ -85,7 +85,7 @@ static int generate_text(struct cli *cli, const char *model, const char *prompt,
 	double began = clock_mono();
 	int code;
 
-	if (engine_open(&o, &e, &err))
+	if (engine_open(o, &e, &err))
 		return cli_fail(cli, &err);
 	double loading = clock_mono() - began;
 	struct job_request r = {.sampling = *sampling, .stop = stops->items, .nstop = stops->n};
@@ -95,7 +95,7 @@ static int generate_text(struct cli *cli, const char *model, const char *prompt,
 		if (job_submit(e, &r, &job, &err))
 			job = NULL;
 	}
-	code = job ? answer(cli, job, loading) : cli_fail(cli, &err);
+	code = job ? answer(cli, job, loading, engine_device_text(e)) : cli_fail(cli, &err);
 	if (job)
 		job_release(job);
 	engine_close(e);
@@ -108,6 +108,7 @@ static int run(struct cli *cli, int argc, char **argv)
 	struct error err = ERROR_INIT;
 	struct sampling sampling = sampling_default();
 	struct text_list stops = {0};
+	struct engine_options o = {.slots = 1};
 	int64_t most = 128, seed = 0;
 	double temperature = 0, top_p = 1;
 	const struct option options[] = {
@@ -117,6 +118,12 @@ static int run(struct cli *cli, int argc, char **argv)
 		 "sample from the likeliest tokens that make up P (1)"},
 		{"seed", 0, OPTION_INT, &seed, "N", "of the sampling (0)"},
 		{"stop", 0, OPTION_LIST, &stops, "TEXT", "ends the answer; may be given several times"},
+		{"device", 0, OPTION_TEXT, &o.device, "DEVICE",
+		 "auto, cpu or cuda (auto: a GPU where there is one)"},
+		{"precision", 0, OPTION_TEXT, &o.precision, "PRECISION",
+		 "auto, fp32, bf16 or fp16 (auto: bf16 on a GPU, fp32 on the CPU)"},
+		{"weights", 0, OPTION_TEXT, &o.weights, "WEIGHTS",
+		 "stored, or nf4: quantised, for a quarter of the memory (stored)"},
 		{0},
 	};
 	struct model_arg model;
@@ -124,6 +131,7 @@ static int run(struct cli *cli, int argc, char **argv)
 
 	if (code >= 0)
 		goto out;
+	engine_options_check(&o, &err);
 	if (most < 1 || most > INT32_MAX)
 		error_set(&err, ERR_USAGE, "--max-tokens %" PRId64 ": it takes 1 or more", most);
 	else if (!(temperature >= 0 && temperature <= 100))
@@ -143,10 +151,12 @@ static int run(struct cli *cli, int argc, char **argv)
 	if (err.class != ERR_NONE) {
 		code = cli_fail(cli, &err);
 	} else {
-		if (model_arg_open(cli, argv[0], &model, &err))
+		if (model_arg_open(cli, argv[0], &model, &err)) {
 			code = cli_fail(cli, &err);
-		else
-			code = generate_text(cli, model.path, argv[1], &sampling, &stops);
+		} else {
+			o.model = model.path;
+			code = generate_text(cli, &o, argv[1], &sampling, &stops);
+		}
 		model_arg_free(&model);
 	}
 out:

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -36,15 +37,32 @@ static void log_line(const char *line, void *arg)
 	strbuf_free(&b);
 }
 
+/* One line: programs read it while the server goes on. */
+static void print_start(const struct server *s)
+{
+	json_t *j = json_pack("{s:s, s:s, s:s}", "url", server_url(s), "model", server_name(s), "device",
+			      server_device_text(s));
+	char *text = json_dumps(j, JSON_COMPACT);
+
+	puts(text ? text : "{}");
+	free(text);
+	json_decref(j);
+}
+
 static int serve(struct cli *cli, const struct server_options *o)
 {
 	struct error err = ERROR_INIT;
+	struct strbuf line = STRBUF_INIT;
 	struct server *s;
 
 	if (server_start(o, &s, &err))
 		return cli_fail(cli, &err);
+	strbuf_addf(&line, "%s computes %s", server_name(s), server_device_text(s));
+	if (o->log)
+		o->log(line.data, o->arg);
+	strbuf_free(&line);
 	if (cli->json)
-		printf("{\"url\":\"%s\",\"model\":\"%s\"}\n", server_url(s), server_name(s));
+		print_start(s);
 	else
 		printf("%s answers at %s (POST /v1/completions, POST /generate)\n", server_name(s),
 		       server_url(s));
@@ -58,7 +76,8 @@ static int run(struct cli *cli, int argc, char **argv)
 {
 	struct error err = ERROR_INIT;
 	const char *host = NULL, *name = NULL;
-	int64_t port = 8000, most = 0, context = 0;
+	int64_t port = 8000, most = 0, context = 0, slots = 8;
+	struct engine_options how = {0};
 	const struct option options[] = {
 		{"host", 0, OPTION_TEXT, &host, "HOST",
 		 "the address to listen at (127.0.0.1: this machine alone)"},
@@ -69,6 +88,14 @@ static int run(struct cli *cli, int argc, char **argv)
 		 "the most that a request may ask for (what the context allows)"},
 		{"context", 0, OPTION_INT, &context, "N",
 		 "tokens of prompt and answer together (the model's, at most 8,192)"},
+		{"slots", 0, OPTION_INT, &slots, "N",
+		 "prompts that are answered at a time, each with memory for a context (8)"},
+		{"device", 0, OPTION_TEXT, &how.device, "DEVICE",
+		 "auto, cpu or cuda (auto: a GPU where there is one)"},
+		{"precision", 0, OPTION_TEXT, &how.precision, "PRECISION",
+		 "auto, fp32, bf16 or fp16 (auto: bf16 on a GPU, fp32 on the CPU)"},
+		{"weights", 0, OPTION_TEXT, &how.weights, "WEIGHTS",
+		 "stored, or nf4: quantised, for a quarter of the memory (stored)"},
 		{0},
 	};
 	struct model_arg model;
@@ -76,11 +103,14 @@ static int run(struct cli *cli, int argc, char **argv)
 
 	if (code >= 0)
 		return code;
+	engine_options_check(&how, &err);
 	if (port < 0 || port > 65535)
 		error_set(&err, ERR_USAGE, "--port %" PRId64 ": ports go from 0 (any that is free) to 65535",
 			  port);
 	else if (most < 0 || most > INT32_MAX || context < 0 || context > INT32_MAX)
 		error_set(&err, ERR_USAGE, "--max-tokens and --context take 1 or more");
+	else if (slots < 1 || slots > INT32_MAX)
+		error_set(&err, ERR_USAGE, "--slots %" PRId64 ": it takes 1 or more", slots);
 	if (err.class != ERR_NONE)
 		return cli_fail(cli, &err);
 	signal(SIGINT, on_stop);
@@ -94,6 +124,10 @@ static int run(struct cli *cli, int argc, char **argv)
 					   .host = host,
 					   .port = (int)port,
 					   .max_tokens = (int)most,
+					   .device = how.device,
+					   .precision = how.precision,
+					   .weights = how.weights,
+					   .slots = (int)slots,
 					   .context = (int)context,
 					   .log = cli->quiet ? NULL : log_line,
 					   .arg = cli};
@@ -108,7 +142,7 @@ const struct command cmd_serve = {
 	.args = "MODEL",
 	.summary = "answer prompts over HTTP, as OpenAI and vLLM do",
 	.more = "MODEL is a directory, or RUN:STAGE for what a stage of a past run made (last:merge).\n"
-		"GET /health, GET /v1/models, POST /v1/completions, POST /generate. Requests are answered "
-		"one after the other.",
+		"GET /health, GET /v1/models, POST /v1/completions, POST /generate. Requests are taken up "
+		"in the order in which they came, several at a time.",
 	.run = run,
 };

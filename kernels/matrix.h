@@ -7,6 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum dtype {
 	DTYPE_F32,
 	DTYPE_BF16, /* the upper half of an fp32 */
@@ -65,4 +69,7 @@ void nf4_quantize_absmax(const float *absmax, size_t blocks, uint8_t *codes, flo
 /* out[i] = value of element first + i of m (NF4), i < count; any alignment to bytes and blocks. */
 void nf4_dequantize(const struct matrix *m, size_t first, size_t count, float *out);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

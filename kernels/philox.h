@@ -5,8 +5,14 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define PHILOX_ANYWHERE __host__ __device__
+#else
+#define PHILOX_ANYWHERE
+#endif
+
 /* out = the four words for this 128-bit counter and 64-bit key. */
-static inline void philox(const uint32_t counter[4], uint64_t key, uint32_t out[4])
+PHILOX_ANYWHERE static inline void philox(const uint32_t counter[4], uint64_t key, uint32_t out[4])
 {
 	uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
 	uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
@@ -28,7 +34,7 @@ static inline void philox(const uint32_t counter[4], uint64_t key, uint32_t out[
 }
 
 /* A word as a number in [0, 1), 24 bits. */
-static inline float philox_unit(uint32_t word)
+PHILOX_ANYWHERE static inline float philox_unit(uint32_t word)
 {
 	return (float)(word >> 8) * 0x1p-24f;
 }

@@ -84,9 +84,9 @@ static int write_lora_config(const char *dir, const struct lora_set *s, const ch
 	return failed;
 }
 
-/* Writes F32 tensors whose data pointers are set. */
+/* Writes F32 tensors whose data pointers are set, into d's memory. */
 static int write_tensors(const char *dir, const char *name, const struct tensor *list, size_t n,
-			 struct error *err)
+			 struct device *d, struct error *err)
 {
 	char *path = path_join(dir, name);
 	struct tensors_writer *w = NULL;
@@ -94,7 +94,10 @@ static int write_tensors(const char *dir, const char *name, const struct tensor 
 
 	for (size_t k = 0; k < n && !failed; k++) {
 		const struct tensor *t = &list[tensors_order(w)[k]];
-		failed = tensors_add(w, t->data, (size_t)tensor_elements(t) * sizeof(float), err);
+		size_t size = (size_t)tensor_elements(t) * sizeof(float);
+		void *host = xmalloc(size);
+		failed = device_download(d, host, t->data, size, err) || tensors_add(w, host, size, err) ? -1 : 0;
+		free(host);
 	}
 	if (failed)
 		tensors_abandon(w);
@@ -108,6 +111,7 @@ int adapter_write(const char *dir, const struct lora_set *s, const char *base, d
 		  struct error *err)
 {
 	size_t n = 0, most = 2 * (size_t)s->layers * PROJ_COUNT;
+	float *params = xreallocarray(NULL, s->count, sizeof *params);
 	struct tensor *list = xcalloc(most, sizeof *list);
 	char(*names)[128] = xcalloc(most, sizeof *names);
 
@@ -130,16 +134,19 @@ int adapter_write(const char *dir, const struct lora_set *s, const char *base, d
 			list[n] = (struct tensor){.name = names[n], .dtype = TENSOR_F32, .ndims = 2};
 			list[n].shape[0] = b ? rows : l->rank;
 			list[n].shape[1] = b ? l->rank : cols;
-			list[n++].data = b ? l->b : l->a;
+			list[n++].data = params + ((b ? l->b : l->a) - s->params);
 		}
 	}
-	int failed = dir_create(dir, err);
+	int failed = lora_set_read(s, params, err);
 	if (!failed)
-		failed = write_tensors(dir, ADAPTER_WEIGHTS, list, n, err);
+		failed = dir_create(dir, err);
+	if (!failed)
+		failed = write_tensors(dir, ADAPTER_WEIGHTS, list, n, &device_cpu, err);
 	if (!failed)
 		failed = write_lora_config(dir, s, base, dropout, err);
 	free(list);
 	free(names);
+	free(params);
 	return failed;
 }
 
@@ -163,7 +170,7 @@ int adapter_write_full(const char *dir, struct model *m, const char *base, struc
 	strbuf_adds(&b, ",\n  \"peft_type\": \"FULL\",\n  \"task_type\": \"CAUSAL_LM\"\n}");
 	int failed = dir_create(dir, err);
 	if (!failed)
-		failed = write_tensors(dir, ADAPTER_FULL, list, n, err);
+		failed = write_tensors(dir, ADAPTER_FULL, list, n, model_device(m), err);
 	if (!failed)
 		failed = write_config(dir, &b, err);
 	strbuf_free(&b);
@@ -339,7 +346,7 @@ int adapter_load(const char *dir, const struct model_config *c, struct lora_set 
 			target[i % PROJ_COUNT] = true;
 	}
 	if (!failed)
-		failed = lora_set_new(c, a.rank, (float)a.alpha, target, false, &s, err);
+		failed = lora_set_new(NULL, c, a.rank, (float)a.alpha, target, false, &s, err);
 	if (!failed) {
 		s->scale = a.scale;
 		failed = load_entries(&a, c, s, err);

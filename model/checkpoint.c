@@ -11,7 +11,7 @@
 #include "model/safetensors.h"
 #include "model/trainer_state.h"
 
-#define VERSION         "1"
+#define VERSION         "2"
 #define GENERATOR_WORDS 625
 
 /* CRC-64/XZ (ECMA-182 polynomial, reflected): against damage, not against intent. */
@@ -56,9 +56,9 @@ static void state_text(const struct trainer *t, char out[512])
 {
 	snprintf(out, 512,
 		 "step %" PRId64 " updates %" PRId64 " epoch %" PRId64 " cursor %" PRIu32 " tokens %" PRId64
-		 " skipped %" PRId64 " steps_logged %" PRId64 " loss_logged %a loss_total %a",
+		 " skipped %" PRId64 " steps_logged %" PRId64 " loss_logged %a loss_total %a loss_scale %a scale_held %" PRId64,
 		 t->step, t->updates, t->epoch, t->cursor, t->tokens, t->skipped, t->steps_logged,
-		 t->loss_logged, t->loss_total);
+		 t->loss_logged, t->loss_total, t->loss_scale, t->scale_held);
 }
 
 static const char *const moments[] = {"param", "exp_avg", "exp_avg_sq"};
@@ -93,8 +93,10 @@ int trainer_save(struct trainer *t, const char *path, struct error *err)
 	int32_t generator[GENERATOR_WORDS];
 	struct tensors_writer *w = NULL;
 	char *tmp = arena_printf(&names, "%s.tmp", path);
+	float *values = xreallocarray(NULL, 3 * t->count, sizeof *values), *at = values; /* on the host */
+	int failed = 0;
 
-	trainer_options_text(&t->options, &options);
+	trainer_options_text(&t->options, t->device, &options);
 	rows_text(t, rows);
 	state_text(t, state);
 	generator_words(&t->sampler, generator);
@@ -108,8 +110,12 @@ int trainer_save(struct trainer *t, const char *path, struct error *err)
 				.ndims = p->cols ? 2 : 1,
 				.shape = {p->rows, p->cols},
 			};
-			data[3 * i + (size_t)k] = part_of(p, k);
-			crc = crc64(crc, part_of(p, k), p->count * sizeof(float));
+			if (!failed)
+				failed = device_download(t->device, at, part_of(p, k), p->count * sizeof *at, err);
+			data[3 * i + (size_t)k] = at;
+			if (!failed)
+				crc = crc64(crc, at, p->count * sizeof *at);
+			at += p->count;
 		}
 	}
 	list[n - 1] = (struct tensor){
@@ -127,7 +133,8 @@ int trainer_save(struct trainer *t, const char *path, struct error *err)
 			      "crc64",
 			      crc_text,
 			      NULL};
-	int failed = tensors_create(tmp, list, n, meta, &w, err);
+	if (!failed)
+		failed = tensors_create(tmp, list, n, meta, &w, err);
 	for (size_t k = 0; k < n && !failed; k++) {
 		size_t i = tensors_order(w)[k];
 		failed = tensors_add(w, data[i], (size_t)tensor_elements(&list[i]) * 4, err);
@@ -146,6 +153,7 @@ int trainer_save(struct trainer *t, const char *path, struct error *err)
 	arena_free(&names);
 	free(list);
 	free(data);
+	free(values);
 	return failed;
 }
 
@@ -181,7 +189,7 @@ static int check_belongs(const struct trainer *t, const struct tensors *f, const
 	if (strcmp(version, VERSION) != 0)
 		return error_set(err, ERR_USAGE, "%s: checkpoint format %.20s, this program reads " VERSION,
 				 path, version);
-	trainer_options_text(&t->options, &mine);
+	trainer_options_text(&t->options, t->device, &mine);
 	bool same = strcmp(mine.data, options) == 0;
 	if (!same)
 		first_difference(options, mine.data, left, right);
@@ -221,11 +229,11 @@ static int read_state(struct trainer *s, const char *text, const char *path, str
 	int n = sscanf(text,
 		       "step %" SCNd64 " updates %" SCNd64 " epoch %" SCNd64 " cursor %" SCNu32
 		       " tokens %" SCNd64 " skipped %" SCNd64 " steps_logged %" SCNd64
-		       " loss_logged %la loss_total %la%n",
+		       " loss_logged %la loss_total %la loss_scale %la scale_held %" SCNd64 "%n",
 		       &s->step, &s->updates, &s->epoch, &s->cursor, &s->tokens, &s->skipped,
-		       &s->steps_logged, &s->loss_logged, &s->loss_total, &end);
+		       &s->steps_logged, &s->loss_logged, &s->loss_total, &s->loss_scale, &s->scale_held, &end);
 
-	if (n != 9 || text[end] || s->step < 0 || s->updates < 0 || s->updates > s->step || s->epoch < 0 ||
+	if (n != 11 || !(s->loss_scale > 0) || s->scale_held < 0 || text[end] || s->step < 0 || s->updates < 0 || s->updates > s->step || s->epoch < 0 ||
 	    s->cursor > s->nrows || s->steps_logged < 0 || s->steps_logged > s->step)
 		return error_set(err, ERR_USAGE, "%s: its state makes no sense: %.200s", path, text);
 	return 0;
@@ -269,7 +277,7 @@ static int restore(struct trainer *t, const struct tensors *f, const char *path,
 	for (size_t i = 0; i < t->nparams; i++) {
 		for (int k = 0; k < 3; k++) {
 			const struct tensor *at = find_part(t, f, i, k, path, err);
-			memcpy(part_of(&t->params[i], k), at->data, (size_t)at->bytes);
+			device_upload(t->device, part_of(&t->params[i], k), at->data, (size_t)at->bytes);
 		}
 	}
 	trainer_draw_order(t);

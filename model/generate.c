@@ -109,7 +109,7 @@ int32_t sample_token(float *logits, int vocab, const struct sampling *s, uint64_
 	return id;
 }
 
-static bool stops(const struct model_config *c, const struct sampling *s, int32_t id)
+bool sampling_stops(const struct model_config *c, const struct sampling *s, int32_t id)
 {
 	for (int i = 0; i < c->n_eos && !s->ignore_eos; i++)
 		if (c->eos[i] == id)
@@ -120,40 +120,81 @@ static bool stops(const struct model_config *c, const struct sampling *s, int32_
 	return false;
 }
 
+int continuation_begin(struct continuation *g, const struct transformer *t, const struct kv_cache *k, int slot,
+		       const int32_t *prompt, int n, const struct sampling *s, struct error *err)
+{
+	if (s->max_tokens < 1)
+		return error_set(err, ERR_USAGE, "max_tokens is %d, at least 1 is needed", s->max_tokens);
+	/* The last id needs no room: nothing is asked behind it. */
+	int room = k->capacity - n + 1;
+
+	*g = (struct continuation){.config = &t->model->config,
+				   .sampling = s,
+				   .prompt = prompt,
+				   .n = n,
+				   .slot = slot,
+				   .most = s->max_tokens < room ? s->max_tokens : room,
+				   .state = s->seed};
+	return 0;
+}
+
+struct decode_item continuation_feed(const struct continuation *g, int most)
+{
+	int left = g->n - g->fed;
+
+	if (left == 0)
+		return (struct decode_item){g->slot, 1, &g->id};
+	return (struct decode_item){g->slot, left < most ? left : most, g->prompt + g->fed};
+}
+
+bool continuation_wants(const struct continuation *g, const struct decode_item *fed)
+{
+	return g->fed == g->n || g->fed + fed->n == g->n;
+}
+
+enum step continuation_take(struct continuation *g, const struct decode_item *fed, float *logits, int32_t chosen)
+{
+	bool wanted = continuation_wants(g, fed);
+
+	if (g->fed < g->n)
+		g->fed += fed->n;
+	if (!wanted)
+		return STEP_PROMPT;
+	g->id = g->sampling->temperature > 0
+			? sample_token(logits, g->config->vocab_size, g->sampling, &g->state)
+			: chosen;
+	if (sampling_stops(g->config, g->sampling, g->id))
+		return STEP_STOP;
+	return ++g->made < g->most ? STEP_TOKEN : STEP_LAST;
+}
+
 int generate(struct transformer *t, struct kv_cache *k, int slot, const int32_t *prompt, int n,
 	     const struct sampling *s, token_callback *emit, void *arg, enum finish *finish,
 	     struct error *err)
 {
-	const struct model_config *c = &t->model->config;
-	float *logits = xmalloc(sizeof *logits * (size_t)c->vocab_size);
-	uint64_t state = s->seed;
-	const int32_t *feed = prompt;
-	int32_t id;
-	int rc = -1;
+	size_t vocab = (size_t)t->model->config.vocab_size;
+	float *logits = s->temperature > 0 ? xmalloc(sizeof *logits * vocab) : NULL;
+	struct continuation g;
+	int32_t chosen = -1;
+	int rc = continuation_begin(&g, t, k, slot, prompt, n, s, err);
 
 	*finish = FINISH_LENGTH;
-	if (s->max_tokens < 1) {
-		error_set(err, ERR_USAGE, "max_tokens is %d, at least 1 is needed", s->max_tokens);
-		goto out;
-	}
-	for (int made = 0;; made++) {
-		if (made == s->max_tokens || (made && kv_cache_length(k, slot) == k->capacity))
+	for (enum step step = STEP_PROMPT; rc == 0 && step != STEP_LAST;) {
+		const struct decode_item item = continuation_feed(&g, n);
+
+		rc = transformer_decode(t, k, &item, 1, logits, logits ? NULL : &chosen, err);
+		if (rc)
 			break;
-		if (transformer_decode(t, k, slot, feed, made ? 1 : n, logits, err))
-			goto out;
-		id = sample_token(logits, c->vocab_size, s, &state);
-		feed = &id;
-		if (stops(c, s, id)) {
+		step = continuation_take(&g, &item, logits, chosen);
+		if (step == STEP_STOP) {
 			*finish = FINISH_STOP;
 			break;
 		}
-		if (emit && emit(id, arg)) {
+		if (emit && emit(g.id, arg)) {
 			*finish = FINISH_ABORTED;
 			break;
 		}
 	}
-	rc = 0;
-out:
 	free(logits);
 	return rc;
 }

@@ -7,17 +7,19 @@
 #include "model/model.h"
 #include "model/weights.h"
 
-/* count zeroed floats, or NULL and ERR_INFRA. */
-static float *zeros(size_t count, const char *what, struct error *err)
+/* count zeroed floats of d's memory. */
+static int zeros(struct device *d, size_t count, const char *what, float **out, struct error *err)
 {
-	float *p = calloc(count ? count : 1, sizeof *p);
+	void *p;
 
-	if (!p)
-		error_set(err, ERR_INFRA, "not enough memory for %s: %zu values", what, count);
-	return p;
+	if (device_alloc(d, count * sizeof **out, &p, err))
+		return error_context(err, "%s", what);
+	device_zero(d, p, count * sizeof **out);
+	*out = p;
+	return 0;
 }
 
-int lora_set_new(const struct model_config *c, int rank, float alpha, const bool target[PROJ_COUNT],
+int lora_set_new(struct device *d, const struct model_config *c, int rank, float alpha, const bool target[PROJ_COUNT],
 		 bool with_grads, struct lora_set **out, struct error *err)
 {
 	int rows, cols;
@@ -34,15 +36,15 @@ int lora_set_new(const struct model_config *c, int rank, float alpha, const bool
 	if (!count)
 		return error_set(err, ERR_USAGE, "an adapter needs at least one target projection");
 	struct lora_set *s = xcalloc(1, sizeof *s);
+	s->device = d ? d : &device_cpu;
 	s->layers = c->layers;
 	s->rank = rank;
 	s->alpha = alpha;
 	s->scale = alpha / (float)rank;
 	s->count = count;
 	s->entries = xcalloc((size_t)c->layers * PROJ_COUNT, sizeof *s->entries);
-	s->params = zeros(count, "the adapter", err);
-	s->grads = s->params && with_grads ? zeros(count, "the adapter's gradients", err) : NULL;
-	if (!s->params || (with_grads && !s->grads)) {
+	if (zeros(s->device, count, "the adapter", &s->params, err) ||
+	    (with_grads && zeros(s->device, count, "the adapter's gradients", &s->grads, err))) {
 		lora_set_free(s);
 		return -1;
 	}
@@ -69,23 +71,36 @@ int lora_set_new(const struct model_config *c, int rank, float alpha, const bool
 
 void lora_set_init(struct lora_set *s, uint64_t seed)
 {
-	memset(s->params, 0, s->count * sizeof *s->params);
+	float *params = xcalloc(s->count, sizeof *params);
+
 	for (int i = 0; i < s->layers * PROJ_COUNT; i++) {
-		struct lora *l = &s->entries[i];
+		const struct lora *l = &s->entries[i];
 		if (!l->rank)
 			continue;
+		float *a = params + (l->a - s->params);
 		size_t na = (size_t)(l->b - l->a); /* b stands right behind a */
 		size_t cols = na / (size_t)l->rank;
 		float bound = (float)(1 / sqrt((double)cols));
 		for (size_t k = 0; k < na; k += 4) {
-			/* The last word keeps these numbers apart from dropout's, whose last word is a step.
-			 */
+			/* The last word keeps these numbers apart from dropout's, whose last word is a step. */
 			uint32_t counter[4] = {(uint32_t)(k / 4), 0, (uint32_t)i, 0x4c6f5241}, word[4];
 			philox(counter, seed, word);
 			for (size_t j = 0; j < 4 && k + j < na; j++)
-				l->a[k + j] = (philox_unit(word[j]) * 2 - 1) * bound;
+				a[k + j] = (philox_unit(word[j]) * 2 - 1) * bound;
 		}
 	}
+	lora_set_write(s, params);
+	free(params);
+}
+
+int lora_set_read(const struct lora_set *s, float *params, struct error *err)
+{
+	return device_download(s->device, params, s->params, s->count * sizeof *params, err);
+}
+
+void lora_set_write(struct lora_set *s, const float *params)
+{
+	device_upload(s->device, s->params, params, s->count * sizeof *params);
 }
 
 void lora_set_free(struct lora_set *s)
@@ -93,8 +108,8 @@ void lora_set_free(struct lora_set *s)
 	if (!s)
 		return;
 	free(s->entries);
-	free(s->params);
-	free(s->grads);
+	device_free(s->device, s->params);
+	device_free(s->device, s->grads);
 	free(s);
 }
 
@@ -106,10 +121,10 @@ int full_grads_new(const struct model *m, struct full_grads **out, struct error 
 	if (m->embed.dtype != DTYPE_F32)
 		return error_set(err, ERR_USAGE, "training every weight needs a model opened in fp32");
 	struct full_grads *g = xcalloc(1, sizeof *g);
+	g->device = model_device(m);
 	g->count = (size_t)model_config_parameters(c);
 	g->layers = xcalloc((size_t)c->layers, sizeof *g->layers);
-	g->grads = zeros(g->count, "gradients", err);
-	if (!g->grads) {
+	if (zeros(g->device, g->count, "gradients", &g->grads, err)) {
 		full_grads_free(g);
 		return -1;
 	}
@@ -134,7 +149,7 @@ void full_grads_free(struct full_grads *g)
 {
 	if (!g)
 		return;
-	free(g->grads);
+	device_free(g->device, g->grads);
 	free(g->layers);
 	free(g);
 }

@@ -91,68 +91,86 @@ void trainer_draw_order(struct trainer *t)
 
 /* ---- one optimizer step ---- */
 
-/* Adds the gradients of the step's rows; *loss is their loss. */
-static int accumulate(struct trainer *t, const uint32_t *pick, size_t count, double *loss, struct error *err)
+/* Adds the gradients of the step's rows, times the loss scale; *loss is their loss, *squares the sum of the squared
+ * gradients. Nothing waits for the device before both are read together. */
+static int accumulate(struct trainer *t, const uint32_t *pick, size_t count, double *loss, double *squares,
+		      struct error *err)
 {
 	const struct trainer_options *o = &t->options;
-	int64_t denominator = 0, base = 0;
-	double sum = 0;
+	const bool dropping = t->lora && o->lora_dropout > 0;
+	double *sums = transformer_sums(t->pass), read[2];
+	int64_t denominator = 0, base = 0, labelled;
 
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
 		denominator += labels_of(o, &t->rows[pick[i]]);
-	for (size_t i = 0; i < t->nparams; i++)
-		memset(t->params[i].grad, 0, t->params[i].count * sizeof(float));
+		t->tokens += t->rows[pick[i]].n;
+	}
+	device_zero(t->device, sums, sizeof read);
 	for (size_t done = 0; done < count && denominator;) {
 		struct batch b;
-		double part;
-		int64_t labelled;
+
 		done += pack(t, t->rows, pick + done, count - done, base, &b);
 		struct dropout drop = {(float)o->lora_dropout, o->seed, (uint64_t)t->step, t->base};
-		bool dropping = t->lora && o->lora_dropout > 0;
-		if (transformer_train(t->pass, &b, dropping ? &drop : NULL, (float)(1 / (double)denominator),
-				      t->full, &part, &labelled, err))
+
+		if (transformer_train(t->pass, &b, dropping ? &drop : NULL, (float)(t->loss_scale / (double)denominator),
+				      t->full, NULL, &labelled, err))
 			return -1;
-		sum += part;
 		base += b.tokens;
 	}
-	for (size_t i = 0; i < count; i++)
-		t->tokens += t->rows[pick[i]].n;
-	*loss = denominator ? sum / (double)denominator : 0;
+	t->device->ops->sum_squares(t->device, t->grads, t->count, sums + 1);
+	if (device_download(t->device, read, sums, sizeof read, err))
+		return -1;
+	*loss = denominator ? read[0] / (double)denominator : 0;
+	*squares = read[1];
 	return 0;
 }
 
-/* The l2 norm of all gradients, over the tensors in their order. */
-static double gradient_norm(const struct trainer *t)
-{
-	double sum = 0;
-
-	for (size_t i = 0; i < t->nparams; i++) {
-		double part;
-		kernels_cpu.sum_squares(t->params[i].grad, t->params[i].count, &part);
-		sum += part;
-	}
-	return sqrt(sum);
-}
-
+/* Clips, updates, and leaves the gradients zero. */
 static void update(struct trainer *t)
 {
 	const struct trainer_options *o = &t->options;
 	double clip = o->max_grad_norm > 0 ? o->max_grad_norm / (t->grad_norm + 1e-6) : 1;
+	struct adamw a = {.beta1 = (float)o->beta1,
+			  .beta2 = (float)o->beta2,
+			  .eps = (float)o->eps,
+			  .weight_decay = (float)o->weight_decay,
+			  .grad_scale = (float)((clip < 1 ? clip : 1) / t->loss_scale),
+			  .decay_first = false};
 
 	t->learning_rate = o->learning_rate * schedule_at(&t->schedule, t->updates);
 	t->updates++;
+	a.lr = (float)t->learning_rate;
+	a.step = t->updates;
+	if (t->lora) { /* one vector, decayed as a whole */
+		t->device->ops->adamw(t->device, &a, t->grads, t->count, t->lora->params, t->moments,
+				      t->moments + t->count);
+		return;
+	}
 	for (size_t i = 0; i < t->nparams; i++) {
 		const struct parameter *p = &t->params[i];
-		struct adamw a = {.lr = (float)t->learning_rate,
-				  .beta1 = (float)o->beta1,
-				  .beta2 = (float)o->beta2,
-				  .eps = (float)o->eps,
-				  .weight_decay = p->decay ? (float)o->weight_decay : 0,
-				  .step = t->updates,
-				  .grad_scale = clip < 1 ? (float)clip : 1,
-				  .decay_first = false};
-		kernels_cpu.adamw(&a, p->grad, p->count, p->value, p->m, p->v);
+
+		a.weight_decay = p->decay ? (float)o->weight_decay : 0;
+		t->device->ops->adamw(t->device, &a, p->grad, p->count, p->value, p->m, p->v);
 	}
+}
+
+/* torch.cuda.amp.GradScaler: half at an overflow, twice after 2000 updates without one. */
+static void scale_changes(struct trainer *t, bool overflow)
+{
+	if (!trainer_scales(t))
+		return;
+	if (overflow) {
+		t->loss_scale *= 0.5;
+		t->scale_held = 0;
+	} else if (++t->scale_held == 2000) {
+		t->loss_scale *= 2;
+		t->scale_held = 0;
+	}
+}
+
+bool trainer_scales(const struct trainer *t)
+{
+	return t->device->act == DTYPE_F16;
 }
 
 /* The rows of a step, for a message. */
@@ -174,7 +192,7 @@ static int step(struct trainer *t, struct error *err)
 {
 	const struct trainer_options *o = &t->options;
 	bool codelab = o->recipe == RECIPE_CODELAB;
-	double loss;
+	double loss, squares;
 
 	if (t->cursor >= t->nrows) {
 		t->epoch++;
@@ -186,17 +204,23 @@ static int step(struct trainer *t, struct error *err)
 	uint64_t want = (uint64_t)o->batch_size * (uint64_t)o->grad_accumulation;
 	uint32_t left = t->nrows - t->cursor, count = want < left ? (uint32_t)want : left;
 	const uint32_t *pick = t->order + t->cursor;
-	if (accumulate(t, pick, count, &loss, err))
+	if (accumulate(t, pick, count, &loss, &squares, err))
 		return -1;
-	t->grad_norm = gradient_norm(t);
+	t->grad_norm = sqrt(squares) / t->loss_scale;
+	bool overflow = !isfinite(t->grad_norm);
+	/* With a loss scale an overflow is how a scale is found to be too large, down to a scale of 1. */
+	bool expected = codelab || (trainer_scales(t) && t->loss_scale > 1);
 	if (!codelab && !isfinite(loss))
 		return not_finite(t, pick, count, "loss", loss, err);
-	if (!codelab && !isfinite(t->grad_norm))
+	if (overflow && !expected)
 		return not_finite(t, pick, count, "gradient's norm", t->grad_norm, err);
-	if (isfinite(t->grad_norm))
-		update(t);
-	else
+	if (overflow) {
+		device_zero(t->device, t->grads, t->count * sizeof *t->grads);
 		t->skipped++;
+	} else {
+		update(t);
+	}
+	scale_changes(t, overflow);
 	if (!isfinite(loss))
 		loss = t->loss_logged / (double)(1 + t->steps_logged);
 	t->cursor += count;
@@ -267,6 +291,7 @@ int trainer_run(struct trainer *t, const struct trainer_callbacks *cb, struct tr
 		.steps = t->step,
 		.loss = t->step ? t->loss_total / (double)t->step : 0,
 		.skipped = t->skipped,
+		.loss_scale = t->loss_scale,
 		.tokens = t->tokens,
 		.parameters = (int64_t)t->count,
 		.stopped = stopped,

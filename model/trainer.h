@@ -9,9 +9,11 @@
  *     replaced by the running mean in the log (logging_nan_inf_filter; there per micro-batch, here per step).
  * In both the first update has learning rate 0 when there is a warm-up, and AdamW is bitsandbytes' form: decay after the
  * update, with the current learning rate (PyTorch's differs by O(lr^2 * decay)).
- * Not reproduced, on any device: fp16 rounding of products under autocast and the gradient's loss scale (a scale of
- * 65536 that shrinks at an overflow), torch's dropout masks (they depend on the GPU's number of processors), and, with a batch size
- * above 1, transformers' remainder that is counted in rows instead of batches. */
+ * With fp16 activations (a GPU; the codelab's autocast) gradients carry a loss scale as GradScaler's: 65536 at first, halved
+ * and the update skipped when a gradient overflows, doubled after 2000 updates without. RECIPE_DEFAULT then allows
+ * gradients that are not finite while the scale is above 1.
+ * Not reproduced, on any device: torch's dropout masks (they depend on the GPU's number of processors), and, with a batch
+ * size above 1, transformers' remainder that is counted in rows instead of batches. On the CPU everything is fp32. */
 #ifndef MODEL_TRAINER_H
 #define MODEL_TRAINER_H
 
@@ -69,8 +71,8 @@ struct trainer_options {
 struct trainer_options trainer_options_default(enum recipe recipe);
 /* How model_open has to open the base for this method; double_quant is for METHOD_QLORA alone. */
 struct model_options trainer_model_options(const struct trainer_options *o, bool double_quant);
-/* All options that the numbers depend on as "name value" lines: what a checkpoint is compared by. */
-void trainer_options_text(const struct trainer_options *o, struct strbuf *out);
+/* The device and all options that the numbers depend on as "name value" lines: what a checkpoint is compared by. */
+void trainer_options_text(const struct trainer_options *o, const struct device *d, struct strbuf *out);
 
 struct train_metrics {
 	int64_t step, steps;      /* optimizer steps done, and in all */
@@ -99,12 +101,13 @@ struct train_result {
 	int64_t steps;      /* done, over all processes that worked at this run */
 	double loss;        /* mean over all of them: transformers' train_loss */
 	int64_t skipped;    /* updates skipped because of a gradient that was not finite */
+	double loss_scale;  /* at the end; 1 without fp16 */
 	int64_t tokens;     /* of the rows passed */
 	int64_t parameters; /* trained */
 	bool stopped;       /* should_stop said so; the run continues from the checkpoint */
 };
 
-/* Checks options and rows and makes the adapter (A random, B zero) or takes the model's weights as parameters: METHOD_FULL
+/* Training runs on the device that m was opened on. Checks options and rows and makes the adapter (A random, B zero) or takes the model's weights as parameters: METHOD_FULL
  * changes m. m and the rows must outlive the trainer. Rows without a label teach nothing; that all are so is an
  * error. */
 int trainer_new(const struct trainer_options *o, struct model *m, const struct train_sequence *rows, size_t n,
@@ -115,7 +118,7 @@ int trainer_run(struct trainer *t, const struct trainer_callbacks *cb, struct tr
 		struct error *err);
 /* The optimizer steps of the whole run. */
 int64_t trainer_steps(const struct trainer *t);
-/* The adapter; NULL for METHOD_FULL. Its params may be set before the first step. */
+/* The adapter, on the model's device; NULL for METHOD_FULL. Its params may be set (lora_set_write) before the first step. */
 struct lora_set *trainer_adapter(struct trainer *t);
 /* Mean loss per labelled token over rows, with the present parameters and without dropout; *labelled their number (0: the
  * loss is 0). */

@@ -61,10 +61,11 @@ static void text_line(struct strbuf *b, const char *name, double value)
 	strbuf_addf(b, "%s %s\n", name, text);
 }
 
-void trainer_options_text(const struct trainer_options *o, struct strbuf *b)
+void trainer_options_text(const struct trainer_options *o, const struct device *d, struct strbuf *b)
 {
 	static const char *const methods[] = {"qlora", "lora", "full"};
 
+	strbuf_addf(b, "device %s\n", d->ops->name);
 	strbuf_addf(b, "method %s\nrecipe %s\n", methods[o->method],
 		    o->recipe == RECIPE_CODELAB ? "codelab" : "default");
 	text_line(b, "epochs", o->max_steps ? 0 : o->epochs);
@@ -197,9 +198,10 @@ static int list_adapter(struct trainer *t, struct error *err)
 	const struct trainer_options *o = &t->options;
 	const struct model_config *c = &t->model->config;
 
-	if (lora_set_new(c, o->lora_rank, (float)o->lora_alpha, o->target, true, &t->lora, err))
+	if (lora_set_new(t->device, c, o->lora_rank, (float)o->lora_alpha, o->target, true, &t->lora, err))
 		return -1;
 	lora_set_init(t->lora, o->seed);
+	t->grads = t->lora->grads;
 	t->params = xcalloc(2 * (size_t)c->layers * PROJ_COUNT, sizeof *t->params);
 	for (int i = 0; i < c->layers * PROJ_COUNT; i++) {
 		const struct lora *l = &t->lora->entries[i];
@@ -228,6 +230,7 @@ static int list_weights(struct trainer *t, struct error *err)
 		return error_set(err, ERR_USAGE, "training: method full needs a model opened as WEIGHTS_F32");
 	if (full_grads_new(t->model, &t->full, err))
 		return -1;
+	t->grads = t->full->grads;
 	t->params = xcalloc(n, sizeof *t->params);
 	for (size_t i = 0; i < n; i++) {
 		struct weight w = weight_at(c, i);
@@ -240,12 +243,13 @@ static int list_weights(struct trainer *t, struct error *err)
 
 static int give_moments(struct trainer *t, struct error *err)
 {
-	size_t at = 0;
+	size_t at = 0, size = 2 * t->count * sizeof *t->moments;
+	void *p;
 
-	t->moments = calloc(2 * t->count, sizeof *t->moments);
-	if (!t->moments)
-		return error_set(err, ERR_INFRA, "not enough memory for the optimizer: %zu values",
-				 2 * t->count);
+	if (device_alloc(t->device, size, &p, err))
+		return error_context(err, "the optimizer's moments");
+	t->moments = p;
+	device_zero(t->device, p, size);
 	for (size_t i = 0; i < t->nparams; i++) {
 		t->params[i].m = t->moments + at;
 		t->params[i].v = t->moments + t->count + at;
@@ -269,6 +273,34 @@ static void plan_steps(struct trainer *t)
 		o->schedule, schedule_warmup(t->steps, o->warmup_steps, o->warmup_ratio), t->steps};
 }
 
+static int longest_first(const void *a, const void *b)
+{
+	int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+
+	return (x < y) - (x > y);
+}
+
+/* The largest pass that a step can need: its longest rows, within the token budget. On a GPU its memory is taken now, so
+ * that a run that does not fit says so before its first step. */
+static int reserve(struct trainer *t, struct error *err)
+{
+	const struct trainer_options *o = &t->options;
+	size_t rows = (size_t)o->batch_size * (size_t)o->grad_accumulation, tokens = 0, longest, taken = 0;
+	int32_t *lengths = xreallocarray(NULL, t->nrows, sizeof *lengths);
+
+	memcpy(lengths, t->lengths, t->nrows * sizeof *lengths);
+	qsort(lengths, t->nrows, sizeof *lengths, longest_first);
+	longest = (size_t)lengths[0];
+	for (; taken < rows && taken < t->nrows; taken++)
+		tokens += (size_t)lengths[taken];
+	free(lengths);
+	if (o->token_budget && tokens > (size_t)o->token_budget)
+		tokens = longest > (size_t)o->token_budget ? longest : (size_t)o->token_budget;
+	if (tokens > INT32_MAX)
+		return error_set(err, ERR_USAGE, "training: a step of %zu tokens is too large: set token_budget", tokens);
+	return transformer_reserve(t->pass, (int)tokens, (int)taken, (int)longest, t->full != NULL, err);
+}
+
 int trainer_new(const struct trainer_options *o, struct model *m, const struct train_sequence *rows, size_t n,
 		struct trainer **out, struct error *err)
 {
@@ -281,6 +313,8 @@ int trainer_new(const struct trainer_options *o, struct model *m, const struct t
 	struct trainer *t = xcalloc(1, sizeof *t);
 	t->options = *o;
 	t->model = m;
+	t->device = model_device(m);
+	t->loss_scale = trainer_scales(t) ? 65536 : 1;
 	t->rows = rows;
 	t->nrows = (uint32_t)n;
 	t->lengths = xreallocarray(NULL, n, sizeof *t->lengths);
@@ -294,6 +328,8 @@ int trainer_new(const struct trainer_options *o, struct model *m, const struct t
 		failed = give_moments(t, err);
 	if (!failed)
 		failed = transformer_new(m, t->lora, &t->pass, err);
+	if (!failed && t->device->kind != DEVICE_CPU)
+		failed = reserve(t, err);
 	if (failed) {
 		trainer_free(t);
 		return -1;
@@ -311,7 +347,7 @@ void trainer_free(struct trainer *t)
 	lora_set_free(t->lora);
 	full_grads_free(t->full);
 	free(t->params);
-	free(t->moments);
+	device_free(t->device, t->moments);
 	free(t->lengths);
 	free(t->order);
 	free(t->ids);

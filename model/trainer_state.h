@@ -8,8 +8,8 @@
 /* One trained tensor. */
 struct parameter {
 	char name[128]; /* as in adapter_model.safetensors, or in the model's own file for METHOD_FULL */
-	float *value, *grad;
-	float *m, *v; /* Adam's moments */
+	float *value, *grad; /* these and Adam's moments are in the device's memory */
+	float *m, *v;
 	size_t count;
 	int rows, cols; /* (rows, cols), or a vector when cols is 0 */
 	bool decay;
@@ -18,6 +18,7 @@ struct parameter {
 struct trainer {
 	struct trainer_options options;
 	struct model *model;
+	struct device *device; /* the model's */
 	const struct train_sequence *rows;
 	uint32_t nrows;
 	int32_t *lengths; /* (nrows) for the sampler */
@@ -27,6 +28,7 @@ struct trainer {
 	struct transformer *pass;
 	struct parameter *params;
 	size_t nparams;
+	float *grads;   /* every gradient, in the order of params; owned by lora or full */
 	float *moments; /* every m, then every v */
 	size_t count;   /* values trained */
 	int64_t steps_per_epoch, steps;
@@ -42,6 +44,8 @@ struct trainer {
 	int64_t steps_logged;   /* their number */
 	double loss_total;      /* the same since the beginning of the run */
 	int64_t tokens, skipped;
+	double loss_scale;    /* fp16 activations: gradients come multiplied by it; else 1 */
+	int64_t scale_held;   /* updates since it last changed */
 
 	/* made again from that */
 	uint32_t *order;                    /* (nrows) of this epoch */
@@ -54,5 +58,8 @@ struct trainer {
 
 /* Draws the order of the epoch in progress unless that is done. */
 void trainer_draw_order(struct trainer *t);
+
+/* Whether activations are fp16, whose gradients need a loss scale. */
+bool trainer_scales(const struct trainer *t);
 
 #endif

@@ -1,30 +1,43 @@
 /* The forward pass: embedding, then per layer
  *   x += o(attention(rope(q(h)), rope(k(h)), v(h))), h = rmsnorm(x);  x += down(act(gate(h)) up(h)), h = rmsnorm(x)
  * and the final norm. */
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/str.h"
+#include "model/buckets.h"
 #include "model/transformer_pass.h"
 
-int transformer_new(const struct model *m, const struct lora_set *lora, struct transformer **out,
-		    struct error *err)
+int transformer_new(const struct model *m, const struct lora_set *lora, struct transformer **out, struct error *err)
 {
+	void *sums;
+
 	if (m->config.head_dim % 2)
 		return error_set(err, ERR_USAGE,
 				 "config.json: head_dim %d is odd: rotary positions need pairs",
 				 m->config.head_dim);
+	if (model_device(m)->act != DTYPE_F32 && (m->config.head_dim % 16 || m->config.head_dim > 256)) {
+		error_set(err, ERR_USAGE,
+			  "config.json: head_dim %d: a GPU with 16-bit activations takes multiples of 16 up to 256",
+			  m->config.head_dim);
+		return error_hint(err, "set precision = \"fp32\", or device = \"cpu\"");
+	}
 	if (lora && lora->layers != m->config.layers)
 		return error_set(err, ERR_USAGE, "the adapter is for %d layers, the model has %d",
 				 lora->layers, m->config.layers);
+	if (device_alloc(model_device(m), 2 * sizeof(double), &sums, err))
+		return -1;
 	struct transformer *t = xcalloc(1, sizeof *t);
 
 	t->model = m;
 	t->lora = lora;
-	t->ops = &kernels_cpu;
-	t->acts = xcalloc((size_t)m->config.layers + 1, sizeof *t->acts);
+	t->device = model_device(m);
+	t->ops = t->device->ops;
+	t->act_size = device_act_size(t->device);
+	t->sums = sums;
+	device_zero(t->device, sums, 2 * sizeof(double));
+	for (int k = 0; k < PASS_KINDS; k++)
+		t->spaces[k].acts = xcalloc((size_t)m->config.layers + 1, sizeof *t->spaces[k].acts);
 	*out = t;
 	return 0;
 }
@@ -33,10 +46,7 @@ void transformer_free(struct transformer *t)
 {
 	if (!t)
 		return;
-	free(t->memory);
-	free(t->rope_cos);
-	free(t->rope_sin);
-	free(t->acts);
+	workspace_free(t);
 	free(t);
 }
 
@@ -46,147 +56,12 @@ uint64_t transformer_bytes(const struct transformer *t)
 	       (uint64_t)t->rope_positions * (uint64_t)t->model->config.head_dim * sizeof(float);
 }
 
-/* ---- the workspace ---- */
-
-/* Hands out memory from base on; with base NULL it only counts. */
-struct layout {
-	char *base;
-	size_t used;
-};
-
-static void *take(struct layout *l, size_t count, size_t size)
+double *transformer_sums(struct transformer *t)
 {
-	void *p = l->base ? l->base + l->used : NULL;
-
-	l->used += (count * size + 63) / 64 * 64;
-	return p;
+	return t->sums;
 }
 
-static float *take_floats(struct layout *l, int rows, int cols)
-{
-	return take(l, (size_t)rows * (size_t)cols, sizeof(float));
-}
-
-int loss_chunk_rows(const struct model_config *c)
-{
-	int rows = (1 << 20) / c->vocab_size;
-
-	return rows < 64 ? 64 : rows;
-}
-
-static void take_acts(const struct transformer *t, struct layout *l, int n, bool keep, struct acts *a)
-{
-	const struct model_config *c = &t->model->config;
-	int q = c->heads * c->head_dim, k = c->kv_heads * c->head_dim;
-
-	a->x_in = take_floats(l, n, c->hidden_size);
-	a->rstd_in = take_floats(l, n, 1);
-	a->h_in = take_floats(l, n, c->hidden_size);
-	a->q = take_floats(l, n, q);
-	a->k = take_floats(l, n, k);
-	a->v = take_floats(l, n, k);
-	a->attn = take_floats(l, n, q);
-	a->lse = take_floats(l, n, c->heads);
-	a->x_mid = keep ? take_floats(l, n, c->hidden_size) : a->x_in;
-	a->rstd_mid = take_floats(l, n, 1);
-	a->h_mid = keep ? take_floats(l, n, c->hidden_size) : a->h_in;
-	a->gate = take_floats(l, n, c->intermediate_size);
-	a->up = take_floats(l, n, c->intermediate_size);
-	a->act = keep ? take_floats(l, n, c->intermediate_size) : a->gate;
-	for (int p = 0; p < PROJ_COUNT; p++)
-		a->xa[p] = t->lora && t->lora->target[p] ? take_floats(l, t->lora->rank, n) : NULL;
-}
-
-static void lay_out(struct transformer *t, struct layout *l, int n, enum pass_kind kind)
-{
-	const struct model_config *c = &t->model->config;
-	int h = c->hidden_size, kv = c->kv_heads * c->head_dim;
-
-	t->position = take(l, (size_t)n, sizeof *t->position);
-	t->token = take(l, (size_t)n, sizeof *t->token);
-	for (int i = 0; i < c->layers; i++)
-		if (kind == PASS_TRAIN || i == 0)
-			take_acts(t, l, n, kind == PASS_TRAIN, &t->acts[i]);
-		else
-			t->acts[i] = t->acts[0];
-	t->x_out = kind == PASS_TRAIN ? take_floats(l, n, h) : t->acts[0].x_in;
-	t->picked = take_floats(l, kind == PASS_FORWARD ? 1 : n, h);
-	if (kind == PASS_FORWARD)
-		return;
-	int chunk = loss_chunk_rows(c) < n ? loss_chunk_rows(c) : n;
-
-	t->label_at = take(l, (size_t)n, sizeof *t->label_at);
-	t->label = take(l, (size_t)n, sizeof *t->label);
-	t->normed = take_floats(l, n, h);
-	t->picked_rstd = take_floats(l, n, 1);
-	t->logits = take_floats(l, chunk, c->vocab_size);
-	t->losses = take(l, (size_t)chunk, sizeof *t->losses);
-	if (kind == PASS_LOSS)
-		return;
-	t->dx = take_floats(l, n, h);
-	t->dh = take_floats(l, n, h);
-	t->dq = take_floats(l, n, c->heads * c->head_dim);
-	t->dk = take_floats(l, n, kv);
-	t->dv = take_floats(l, n, kv);
-	t->dattn = take_floats(l, n, c->heads * c->head_dim);
-	t->dact = take_floats(l, n, c->intermediate_size);
-	t->dxa = take_floats(l, t->lora ? t->lora->rank : 0, n);
-	t->dnormed = take_floats(l, n, h);
-}
-
-static int no_memory(uint64_t bytes, int n, struct error *err)
-{
-	char text[16];
-
-	format_bytes(bytes, text);
-	error_set(err, ERR_INFRA, "no memory for a pass over %d tokens: %s are needed", n, text);
-	return error_hint(err, "use a smaller batch or shorter sequences");
-}
-
-static int rope_grow(struct transformer *t, int positions, struct error *err)
-{
-	const struct model_config *c = &t->model->config;
-	int want = t->rope_positions ? t->rope_positions : 64;
-
-	if (positions <= t->rope_positions)
-		return 0;
-	while (want < positions)
-		want = want > INT_MAX / 2 ? positions : want * 2;
-	size_t size = (size_t)want * (size_t)(c->head_dim / 2) * sizeof(float);
-	float *cosines = malloc(size), *sines = malloc(size);
-
-	if (!cosines || !sines) {
-		free(cosines);
-		free(sines);
-		return no_memory(2 * size, positions, err);
-	}
-	free(t->rope_cos);
-	free(t->rope_sin);
-	t->rope_cos = cosines;
-	t->rope_sin = sines;
-	t->rope_positions = want;
-	t->ops->rope_table(c->rope_theta, c->head_dim, want, cosines, sines);
-	return 0;
-}
-
-int workspace_plan(struct transformer *t, int n, int last_position, enum pass_kind kind, struct error *err)
-{
-	struct layout count = {NULL, 0};
-
-	if (rope_grow(t, last_position + 1, err))
-		return -1;
-	lay_out(t, &count, n, kind);
-	if (count.used > t->memory_size) {
-		free(t->memory);
-		t->memory_size = 0;
-		t->memory = aligned_alloc(64, count.used);
-		if (!t->memory)
-			return no_memory(count.used, n, err);
-		t->memory_size = count.used;
-	}
-	lay_out(t, &(struct layout){t->memory, 0}, n, kind);
-	return 0;
-}
+/* ---- a batch's inputs ---- */
 
 static int batch_check(const struct model_config *c, const struct batch *b, struct error *err)
 {
@@ -217,68 +92,169 @@ static int batch_check(const struct model_config *c, const struct batch *b, stru
 	return 0;
 }
 
-int workspace_for_batch(struct transformer *t, const struct batch *b, const struct dropout *drop,
-			enum pass_kind kind, struct error *err)
+/* One sequence's places in the inputs. */
+static void fill_sequence(struct inputs *in, int from, int to, int32_t base)
 {
-	int longest = 0;
+	for (int i = from; i < to; i++) {
+		in->position[i] = i - from;
+		in->token[i] = base + i - from;
+	}
+}
 
-	if (batch_check(&t->model->config, b, err))
+/* The host's side of the inputs for b, filled up to n tokens with a sequence of its own (empty when n is b->tokens) if
+ * `filling`. Gives the number of labels. */
+static int fill_inputs(const struct transformer *t, const struct batch *b, const struct dropout *drop, int n, bool filling,
+		       float grad_scale, struct inputs *in)
+{
+	int labels = 0;
+
+	memcpy(in->ids, b->ids, (size_t)b->tokens * sizeof *in->ids);
+	memcpy(in->cu_q, b->cu_seqlens, ((size_t)b->sequences + 1) * sizeof *in->cu_q);
+	for (int s = 0; s < b->sequences; s++)
+		fill_sequence(in, b->cu_seqlens[s], b->cu_seqlens[s + 1],
+			      drop && drop->token_base ? drop->token_base[s] : b->cu_seqlens[s]);
+	for (int i = b->tokens; i < n; i++)
+		in->ids[i] = t->model->config.bos >= 0 ? t->model->config.bos : 0;
+	fill_sequence(in, b->tokens, n, 0);
+	if (filling)
+		in->cu_q[b->sequences + 1] = n;
+	for (int i = 0; b->targets && i < b->tokens; i++)
+		if (b->targets[i] >= 0) {
+			in->label_at[labels] = i;
+			in->label[labels++] = b->targets[i];
+		}
+	*in->step = drop ? (uint32_t)drop->step : 0;
+	*in->grad_scale = grad_scale;
+	return labels;
+}
+
+int pass_of_batch(struct transformer *t, const struct batch *b, const struct dropout *drop, enum pass_kind kind,
+		  float grad_scale, struct pass *p, int64_t *labelled, struct error *err)
+{
+	const struct model_config *c = &t->model->config;
+	bool filling = device_records(t->device);
+	int longest = 0, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+
+	if (batch_check(c, b, err))
 		return -1;
 	if (drop && !(drop->p >= 0 && drop->p < 1))
 		return error_set(err, ERR_USAGE, "dropout %g is not in [0, 1)", (double)drop->p);
+	int n = filling ? bucket_of(b->tokens) : b->tokens, sequences = b->sequences + filling;
+
 	for (int s = 0; s < b->sequences; s++) {
 		int length = b->cu_seqlens[s + 1] - b->cu_seqlens[s];
 
 		longest = length > longest ? length : longest;
 	}
-	if (workspace_plan(t, b->tokens, longest - 1, kind, err))
+	longest = n - b->tokens > longest ? n - b->tokens : longest;
+	if (workspace_plan(t, kind, n, sequences, longest, err))
 		return -1;
-	for (int s = 0; s < b->sequences; s++) {
-		int32_t base = drop && drop->token_base ? drop->token_base[s] : b->cu_seqlens[s];
+	struct inputs *host = &t->w->host;
+	int labels = fill_inputs(t, b, drop, n, filling, grad_scale, host);
 
-		for (int i = b->cu_seqlens[s]; i < b->cu_seqlens[s + 1]; i++) {
-			t->position[i] = i - b->cu_seqlens[s];
-			t->token[i] = base + t->position[i];
-		}
-	}
+	*labelled = labels;
+	for (int all = filling && labels ? bucket_of(labels) : labels; labels < all; labels++)
+		host->label_at[labels] = host->label[labels] = -1;
+	workspace_upload(t);
+	*p = (struct pass){
+		.kind = kind,
+		.n = n,
+		.labels = labels,
+		.attention = {.sequences = sequences,
+			      .cu_q = t->w->in.cu_q,
+			      .k_begin = t->w->in.cu_q,
+			      .k_end = t->w->in.cu_q + 1,
+			      .queries = n,
+			      .max_q = filling ? n : longest,
+			      .max_k = filling ? n : longest,
+			      .heads = c->heads,
+			      .kv_heads = c->kv_heads,
+			      .head_dim = c->head_dim,
+			      .q_stride = q + 2 * kv,
+			      .k_stride = q + 2 * kv,
+			      .scale = c->attn_scale},
+		.dropout = drop ? drop->p : 0,
+		.seed = drop ? drop->seed : 0,
+	};
 	return 0;
 }
 
 /* ---- the layers ---- */
 
-const struct dropout_mask *pass_mask(const struct transformer *t, const struct pass *p, int layer,
-				     enum proj proj, struct dropout_mask *out)
+const struct dropout_mask *pass_mask(const struct transformer *t, const struct pass *p, struct dropout_mask *out)
 {
-	if (!p->drop || p->drop->p <= 0)
+	if (p->dropout <= 0)
 		return NULL;
-	*out = (struct dropout_mask){
-		.p = p->drop->p,
-		.seed = p->drop->seed,
-		.step = (uint32_t)p->drop->step,
-		.stream = (uint32_t)(layer * PROJ_COUNT + (int)proj),
-		.token = t->token,
-	};
+	*out = (struct dropout_mask){p->dropout, p->seed, t->w->in.step, t->w->in.token};
 	return out;
 }
 
-/* y = W x + scale B A dropout(x); add: y += */
-static void project(struct transformer *t, const struct pass *p, int layer, enum proj proj, const float *x,
-		    bool add, float *y)
+const struct matrix *pass_group(const struct layer *w, enum proj first)
 {
-	const struct matrix *w = &t->model->layers[layer].proj[proj];
-	const struct lora *l = t->lora ? &t->lora->entries[layer * PROJ_COUNT + (int)proj] : NULL;
-	struct dropout_mask mask;
+	const struct matrix *m = first == PROJ_Q ? &w->qkv : first == PROJ_GATE ? &w->gate_up : NULL;
 
-	t->ops->matmul(x, w, p->n, add, y);
-	if (l && l->rank)
-		t->ops->lora(x, l->a, l->b, p->n, w->rows, w->cols, l->rank, t->lora->scale,
-			     pass_mask(t, p, layer, proj, &mask), t->acts[layer].xa[proj], y);
+	return m && m->rows ? m : NULL;
 }
 
-static void copy(const float *from, size_t n, float *to)
+void *act_at(const struct transformer *t, const void *y, size_t columns)
+{
+	return (char *)(uintptr_t)y + columns * t->act_size;
+}
+
+int pass_lora(const struct transformer *t, int layer, enum proj first, int count, struct lora_part parts[LORA_PARTS])
+{
+	int n = 0, at = 0;
+
+	if (!t->lora)
+		return 0;
+	for (int p = (int)first; p < (int)first + count; p++) {
+		const struct lora *l = &t->lora->entries[layer * PROJ_COUNT + p];
+		int rows = t->model->layers[layer].proj[p].rows;
+
+		if (l->rank)
+			parts[n++] = (struct lora_part){.a = l->a,
+							.b = l->b,
+							.grad_a = l->grad_a,
+							.grad_b = l->grad_b,
+							.xa = t->w->acts[layer].xa[p],
+							.rows = rows,
+							.rank = l->rank,
+							.at = at,
+							.stream = (uint32_t)(layer * PROJ_COUNT + p)};
+		at += rows;
+	}
+	return n;
+}
+
+/* y = W x + scale B A dropout(x) for `count` projections from `first` on, side by side in y; ADD_F32: y += */
+static void project(struct transformer *t, const struct pass *p, int layer, enum proj first, int count, const void *x,
+		    enum store how, void *y, int ldy)
+{
+	const struct layer *w = &t->model->layers[layer];
+	const struct matrix *all = pass_group(w, first);
+	struct lora_part parts[LORA_PARTS];
+	struct dropout_mask mask;
+	size_t at = 0;
+
+	if (all) {
+		t->ops->matmul(t->device, x, all, p->n, how, y, ldy);
+	} else {
+		for (int k = (int)first; k < (int)first + count; k++) {
+			t->ops->matmul(t->device, x, &w->proj[k], p->n, how, count > 1 ? act_at(t, y, at) : y, ldy);
+			at += (size_t)w->proj[k].rows;
+		}
+	}
+	int adapters = pass_lora(t, layer, first, count, parts);
+
+	if (adapters)
+		t->ops->lora(t->device, x, parts, adapters, p->n, w->proj[first].cols, t->lora->scale,
+			     pass_mask(t, p, &mask), how == ADD_F32 ? ADD_F32 : ADD_ACT, y, ldy);
+}
+
+static void copy_stream(struct transformer *t, int n, const float *from, float *to)
 {
 	if (from != to)
-		memcpy(to, from, n * sizeof *to);
+		device_copy(t->device, to, from, (size_t)n * (size_t)t->model->config.hidden_size * sizeof *to);
 }
 
 enum gate gate_of(enum activation a)
@@ -291,73 +267,66 @@ static void layer_forward(struct transformer *t, const struct pass *p, int layer
 	const struct model_config *c = &t->model->config;
 	const struct layer *w = &t->model->layers[layer];
 	const struct kernels *ops = t->ops;
-	struct acts *a = &t->acts[layer];
-	size_t stream = (size_t)p->n * (size_t)c->hidden_size;
-	float *k = a->k, *v = a->v, *keys = k, *values = v;
+	struct device *d = t->device;
+	struct acts *a = &t->w->acts[layer];
+	int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, f = c->intermediate_size;
+	void *k = act_at(t, a->qkv, (size_t)q), *v = act_at(t, a->qkv, (size_t)(q + kv)), *keys = k, *values = v;
 
-	if (p->cache) {
-		keys = kv_cache_rows(p->cache, layer, 0, p->slot);
-		values = kv_cache_rows(p->cache, layer, 1, p->slot);
-		k = keys + (ptrdiff_t)p->past * p->cache->width;
-		v = values + (ptrdiff_t)p->past * p->cache->width;
-	}
-	ops->rmsnorm(a->x_in, w->input_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_in,
+	ops->rmsnorm(d, a->x_in, w->input_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_in,
 		     a->rstd_in);
-	project(t, p, layer, PROJ_Q, a->h_in, false, a->q);
-	project(t, p, layer, PROJ_K, a->h_in, false, k);
-	project(t, p, layer, PROJ_V, a->h_in, false, v);
-	ops->rope(t->rope_cos, t->rope_sin, t->position, p->n, c->heads, c->head_dim, false, a->q);
-	ops->rope(t->rope_cos, t->rope_sin, t->position, p->n, c->kv_heads, c->head_dim, false, k);
-	ops->attention(&p->attention, a->q, keys, values, a->attn, a->lse);
-	copy(a->x_in, stream, a->x_mid);
-	project(t, p, layer, PROJ_O, a->attn, true, a->x_mid);
+	project(t, p, layer, PROJ_Q, 3, a->h_in, STORE_ACT, a->qkv, q + 2 * kv);
+	ops->rope(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads + c->kv_heads, c->head_dim, q + 2 * kv,
+		  false, a->qkv);
+	if (p->cache) {
+		keys = kv_cache_rows(p->cache, layer, 0);
+		values = kv_cache_rows(p->cache, layer, 1);
+		ops->kv_append(d, k, v, q + 2 * kv, t->w->in.kv_row, p->n, kv, keys, values);
+	}
+	ops->attention(d, &p->attention, a->qkv, keys, values, a->attn, a->lse);
+	copy_stream(t, p->n, a->x_in, a->x_mid);
+	project(t, p, layer, PROJ_O, 1, a->attn, ADD_F32, a->x_mid, c->hidden_size);
 
-	ops->rmsnorm(a->x_mid, w->post_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_mid,
+	ops->rmsnorm(d, a->x_mid, w->post_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_mid,
 		     a->rstd_mid);
-	project(t, p, layer, PROJ_GATE, a->h_mid, false, a->gate);
-	project(t, p, layer, PROJ_UP, a->h_mid, false, a->up);
-	ops->gated(gate_of(c->act), a->gate, a->up, (size_t)p->n * (size_t)c->intermediate_size, a->act);
-	copy(a->x_mid, stream, x_next);
-	project(t, p, layer, PROJ_DOWN, a->act, true, x_next);
+	project(t, p, layer, PROJ_GATE, 2, a->h_mid, STORE_ACT, a->gate_up, 2 * f);
+	ops->gated(d, gate_of(c->act), a->gate_up, act_at(t, a->gate_up, (size_t)f), p->n, f, 2 * f, a->act);
+	copy_stream(t, p->n, a->x_mid, x_next);
+	project(t, p, layer, PROJ_DOWN, 1, a->act, ADD_F32, x_next, c->hidden_size);
 }
 
-void pass_forward(struct transformer *t, const struct pass *p, const int32_t *ids)
+void pass_forward(struct transformer *t, const struct pass *p, const void *unused)
 {
 	const struct model_config *c = &t->model->config;
+	struct workspace *w = t->w;
 
-	t->ops->embed(&t->model->embed, ids, p->n, c->embed_scale, c->layers ? t->acts[0].x_in : t->x_out);
+	(void)unused;
+	t->ops->embed(t->device, &t->model->embed, w->in.ids, p->n, c->embed_scale, c->layers ? w->acts[0].x_in : w->x_out);
 	for (int i = 0; i < c->layers; i++)
-		layer_forward(t, p, i, i + 1 < c->layers ? t->acts[i + 1].x_in : t->x_out);
-}
-
-struct pass pass_of_batch(const struct transformer *t, const struct batch *b, const struct dropout *drop)
-{
-	const struct model_config *c = &t->model->config;
-
-	return (struct pass){
-		.n = b->tokens,
-		.attention = {.sequences = b->sequences,
-			      .cu_q = b->cu_seqlens,
-			      .cu_k = b->cu_seqlens,
-			      .heads = c->heads,
-			      .kv_heads = c->kv_heads,
-			      .head_dim = c->head_dim,
-			      .scale = c->attn_scale},
-		.drop = drop,
-	};
+		layer_forward(t, p, i, i + 1 < c->layers ? w->acts[i + 1].x_in : w->x_out);
 }
 
 int transformer_logits(struct transformer *t, const struct batch *b, float *logits, struct error *err)
 {
 	const struct model_config *c = &t->model->config;
+	struct batch unlabelled = *b;
+	int64_t labelled;
+	struct pass p;
 
-	if (workspace_for_batch(t, b, NULL, PASS_FORWARD, err))
+	unlabelled.targets = NULL;
+	if (pass_of_batch(t, &unlabelled, NULL, PASS_LOSS, 0, &p, &labelled, err))
 		return -1;
-	struct pass p = pass_of_batch(t, b, NULL);
+	pass_forward(t, &p, NULL);
+	t->ops->rmsnorm(t->device, t->w->x_out, t->model->final_norm, b->tokens, c->hidden_size, c->rms_norm_eps,
+			c->norm_offset, t->w->normed, NULL);
+	for (int at = 0, chunk = loss_chunk_rows(t); at < b->tokens; at += chunk) {
+		int rows = b->tokens - at < chunk ? b->tokens - at : chunk;
+		size_t vocab = (size_t)c->vocab_size;
 
-	pass_forward(t, &p, b->ids);
-	t->ops->rmsnorm(t->x_out, t->model->final_norm, b->tokens, c->hidden_size, c->rms_norm_eps,
-			c->norm_offset, t->x_out, NULL);
-	t->ops->matmul(t->x_out, &t->model->lm_head, b->tokens, false, logits);
+		t->ops->matmul(t->device, act_at(t, t->w->normed, (size_t)at * (size_t)c->hidden_size), &t->model->lm_head,
+			       rows, STORE_F32, t->w->logits, c->vocab_size);
+		if (device_download(t->device, logits + (size_t)at * vocab, t->w->logits,
+				    (size_t)rows * vocab * sizeof *logits, err))
+			return -1;
+	}
 	return 0;
 }

@@ -1,95 +1,118 @@
 /* The loss and the way back. The final norm, the vocabulary projection and the loss see labelled positions only, a
  * chunk of them at a time. A frozen weight costs one product, the gradient of its input; below the lowest trained
- * weight nothing is computed. */
+ * weight nothing is computed. Three parts, each of which is recorded by itself: the way through the layers depends on the
+ * tokens, the vocabulary's on the labels, the way back on the tokens again. */
 #include <string.h>
 
 #include "model/transformer_pass.h"
 
-/* Fills label_at and label; gives their number. */
-static int labels_find(struct transformer *t, const struct batch *b)
-{
-	int m = 0;
+enum part { PART_FORWARD, PART_SCORE, PART_LOSS, PART_BACK };
 
-	for (int i = 0; i < b->tokens; i++)
-		if (b->targets[i] >= 0) {
-			t->label_at[m] = i;
-			t->label[m++] = b->targets[i];
-		}
-	return m;
-}
-
-/* The loss of all m labelled positions; grad: dnormed too, and the vocabulary projection's gradient. */
-static double head_loss(struct transformer *t, int m, bool grad, float grad_scale, struct full_grads *full)
+/* The loss of the labelled positions, added to the first of t->sums; grad: dnormed too, and the vocabulary projection's
+ * gradient. */
+static void head(struct transformer *t, const struct pass *p, bool grad, struct full_grads *full)
 {
 	const struct model_config *c = &t->model->config;
 	const struct matrix *head = &t->model->lm_head;
-	int chunk = loss_chunk_rows(c);
-	double sum = 0;
+	struct device *d = t->device;
+	struct workspace *w = t->w;
+	int chunk = loss_chunk_rows(t);
 
-	for (int at = 0; at < m; at += chunk) {
-		int rows = m - at < chunk ? m - at : chunk;
-		const float *in = t->normed + (ptrdiff_t)at * c->hidden_size;
+	t->ops->gather(d, w->x_out, w->in.label_at, p->labels, c->hidden_size, w->picked);
+	t->ops->rmsnorm(d, w->picked, t->model->final_norm, p->labels, c->hidden_size, c->rms_norm_eps, c->norm_offset,
+			w->normed, w->picked_rstd);
+	for (int at = 0; at < p->labels; at += chunk) {
+		int rows = p->labels - at < chunk ? p->labels - at : chunk;
+		const void *in = act_at(t, w->normed, (size_t)at * (size_t)c->hidden_size);
 
-		t->ops->matmul(in, head, rows, false, t->logits);
-		t->ops->cross_entropy(t->label + at, rows, c->vocab_size, grad, grad_scale, t->logits,
-				      t->losses);
-		for (int i = 0; i < rows; i++)
-			sum += t->losses[i];
+		t->ops->matmul(d, in, head, rows, STORE_F32, w->logits, c->vocab_size);
+		t->ops->cross_entropy(d, w->in.label + at, rows, c->vocab_size, w->in.grad_scale, w->logits,
+				      grad ? w->dlogits : NULL, t->sums);
 		if (grad)
-			t->ops->matmul_grad_x(t->logits, head, rows, false,
-					      t->dnormed + (ptrdiff_t)at * c->hidden_size);
+			t->ops->matmul_grad_x(d, w->dlogits, c->vocab_size, head, rows, STORE_F32,
+					      w->dnormed + (ptrdiff_t)at * c->hidden_size);
 		if (grad && full)
-			t->ops->matmul_grad_w(t->logits, in, rows, c->vocab_size, c->hidden_size,
+			t->ops->matmul_grad_w(d, w->dlogits, c->vocab_size, in, rows, c->vocab_size, c->hidden_size,
 					      full->lm_head);
 	}
-	return sum;
 }
 
-/* Forward up to the normalised labelled rows; gives their number. */
-static int forward_labelled(struct transformer *t, const struct batch *b, const struct pass *p)
+static void ask_score(struct transformer *t, const struct pass *p, const void *unused)
 {
-	const struct model_config *c = &t->model->config;
-	int m = labels_find(t, b);
+	(void)unused;
+	head(t, p, false, NULL);
+}
 
-	pass_forward(t, p, b->ids);
-	t->ops->gather(t->x_out, t->label_at, m, c->hidden_size, t->picked);
-	t->ops->rmsnorm(t->picked, t->model->final_norm, m, c->hidden_size, c->rms_norm_eps, c->norm_offset,
-			t->normed, t->picked_rstd);
-	return m;
+/* The gradient of what stands before the final norm goes where the labelled positions are. */
+static void ask_loss(struct transformer *t, const struct pass *p, const void *arg)
+{
+	struct full_grads *full = (struct full_grads *)(uintptr_t)arg;
+	const struct model_config *c = &t->model->config;
+	struct workspace *w = t->w;
+
+	head(t, p, true, full);
+	device_zero(t->device, w->dh, (size_t)p->labels * (size_t)c->hidden_size * sizeof *w->dh);
+	t->ops->rmsnorm_grad(t->device, w->picked, t->model->final_norm, w->picked_rstd, w->dnormed, p->labels,
+			     c->hidden_size, c->norm_offset, w->dh, NULL, full ? full->final_norm : NULL);
+	t->ops->scatter(t->device, w->dh, w->in.label_at, p->labels, c->hidden_size, w->dx);
+}
+
+/* A training pass's way forward leaves dx empty for what comes back. */
+static void ask_forward(struct transformer *t, const struct pass *p, const void *unused)
+{
+	pass_forward(t, p, unused);
+	if (p->kind == PASS_TRAIN)
+		device_zero(t->device, t->w->dx,
+			    (size_t)p->n * (size_t)t->model->config.hidden_size * sizeof *t->w->dx);
 }
 
 int transformer_loss(struct transformer *t, const struct batch *b, double *loss_sum, int64_t *labelled,
 		     struct error *err)
 {
+	struct pass p;
+
 	if (!b->targets)
 		return error_set(err, ERR_USAGE, "a batch without targets has no loss");
-	if (workspace_for_batch(t, b, NULL, PASS_LOSS, err))
+	if (pass_of_batch(t, b, NULL, PASS_LOSS, 0, &p, labelled, err))
 		return -1;
-	struct pass p = pass_of_batch(t, b, NULL);
-	int m = forward_labelled(t, b, &p);
-
-	*loss_sum = head_loss(t, m, false, 0, NULL);
-	*labelled = m;
-	return 0;
+	device_zero(t->device, t->sums, sizeof *t->sums);
+	if (*labelled && (pass_record(t, &p, PART_FORWARD, NULL, ask_forward, NULL, err) ||
+			  pass_record(t, &(struct pass){.kind = p.kind, .labels = p.labels}, PART_SCORE, NULL, ask_score,
+				      NULL, err)))
+		return -1;
+	return device_download(t->device, loss_sum, t->sums, sizeof *loss_sum, err);
 }
 
-/* The way back through one projection: x is what it saw, dy the gradient of what it gave. dx NULL: not wanted; add:
- * dx +=. */
-static void project_grad(struct transformer *t, const struct pass *p, int layer, enum proj proj,
-			 const float *x, const float *dy, struct full_grads *full, bool add, float *dx)
+/* The way back through `count` projections from `first` on: x is what they saw, dy (n, …) the gradient of what they gave,
+ * side by side in rows of lddy. dx NULL: not wanted. */
+static void project_grad(struct transformer *t, const struct pass *p, int layer, enum proj first, int count, const void *x,
+			 const void *dy, int lddy, struct full_grads *full, enum store how, void *dx)
 {
-	const struct matrix *w = &t->model->layers[layer].proj[proj];
-	const struct lora *l = t->lora ? &t->lora->entries[layer * PROJ_COUNT + (int)proj] : NULL;
+	const struct layer *w = &t->model->layers[layer];
+	const struct matrix *all = pass_group(w, first);
+	enum store add = how == STORE_F32 || how == ADD_F32 ? ADD_F32 : ADD_ACT;
+	struct lora_part parts[LORA_PARTS];
 	struct dropout_mask mask;
+	size_t at = 0;
 
-	if (dx)
-		t->ops->matmul_grad_x(dy, w, p->n, add, dx);
-	if (l && l->rank)
-		t->ops->lora_grad(x, l->a, l->b, t->acts[layer].xa[proj], dy, p->n, w->rows, w->cols, l->rank,
-				  t->lora->scale, pass_mask(t, p, layer, proj, &mask), t->dxa, l->grad_a,
-				  l->grad_b, dx);
-	if (full)
-		t->ops->matmul_grad_w(dy, x, p->n, w->rows, w->cols, full->layers[layer].proj[proj]);
+	if (dx && all)
+		t->ops->matmul_grad_x(t->device, dy, lddy, all, p->n, how, dx);
+	for (int k = (int)first; k < (int)first + count; k++) {
+		const struct matrix *one = &w->proj[k];
+		const void *part = act_at(t, dy, at);
+
+		if (dx && !all)
+			t->ops->matmul_grad_x(t->device, part, lddy, one, p->n, at ? add : how, dx);
+		if (full)
+			t->ops->matmul_grad_w(t->device, part, lddy, x, p->n, one->rows, one->cols,
+					      full->layers[layer].proj[k]);
+		at += (size_t)one->rows;
+	}
+	int adapters = pass_lora(t, layer, first, count, parts);
+
+	if (adapters && parts[0].grad_a)
+		t->ops->lora_grad(t->device, x, parts, adapters, p->n, w->proj[first].cols, t->lora->scale,
+				  pass_mask(t, p, &mask), dy, lddy, t->w->dxa, add, dx);
 }
 
 /* dx comes in as the gradient of the layer's output and leaves as that of its input; the gate's and up's buffers become
@@ -99,59 +122,68 @@ static void layer_backward(struct transformer *t, const struct pass *p, int laye
 	const struct model_config *c = &t->model->config;
 	const struct layer *w = &t->model->layers[layer];
 	const struct kernels *ops = t->ops;
-	struct acts *a = &t->acts[layer];
+	struct device *d = t->device;
+	struct workspace *s = t->w;
+	struct acts *a = &s->acts[layer];
 	bool below = full || layer > 0; /* something trained needs the gradient of this layer's input */
-	float *dh = below ? t->dh : NULL;
+	int h = c->hidden_size, f = c->intermediate_size, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+	void *dx_act = s->dx_act == (void *)s->dx ? NULL : s->dx_act;
 
-	project_grad(t, p, layer, PROJ_DOWN, a->act, t->dx, full, false, t->dact);
-	ops->gated_grad(gate_of(c->act), a->gate, a->up, t->dact, (size_t)p->n * (size_t)c->intermediate_size,
-			a->gate, a->up);
-	project_grad(t, p, layer, PROJ_GATE, a->h_mid, a->gate, full, false, t->dh);
-	project_grad(t, p, layer, PROJ_UP, a->h_mid, a->up, full, true, t->dh);
-	ops->rmsnorm_grad(a->x_mid, w->post_norm, a->rstd_mid, t->dh, p->n, c->hidden_size, c->norm_offset,
-			  t->dx, full ? full->layers[layer].post_norm : NULL);
+	project_grad(t, p, layer, PROJ_DOWN, 1, a->act, s->dx_act, h, full, STORE_ACT, s->dact);
+	ops->gated_grad(d, gate_of(c->act), s->dact, p->n, f, 2 * f, a->gate_up, act_at(t, a->gate_up, (size_t)f));
+	project_grad(t, p, layer, PROJ_GATE, 2, a->h_mid, a->gate_up, 2 * f, full, STORE_F32, s->dh);
+	ops->rmsnorm_grad(d, a->x_mid, w->post_norm, a->rstd_mid, s->dh, p->n, h, c->norm_offset, s->dx, dx_act,
+			  full ? full->layers[layer].post_norm : NULL);
 
-	project_grad(t, p, layer, PROJ_O, a->attn, t->dx, full, false, t->dattn);
-	ops->attention_grad(&p->attention, a->q, a->k, a->v, a->attn, a->lse, t->dattn, t->dq, t->dk, t->dv);
-	ops->rope(t->rope_cos, t->rope_sin, t->position, p->n, c->heads, c->head_dim, true, t->dq);
-	ops->rope(t->rope_cos, t->rope_sin, t->position, p->n, c->kv_heads, c->head_dim, true, t->dk);
-	project_grad(t, p, layer, PROJ_Q, a->h_in, t->dq, full, false, dh);
-	project_grad(t, p, layer, PROJ_K, a->h_in, t->dk, full, true, dh);
-	project_grad(t, p, layer, PROJ_V, a->h_in, t->dv, full, true, dh);
+	project_grad(t, p, layer, PROJ_O, 1, a->attn, s->dx_act, h, full, STORE_ACT, s->dattn);
+	ops->attention_grad(d, &p->attention, a->qkv, act_at(t, a->qkv, (size_t)q), act_at(t, a->qkv, (size_t)(q + kv)),
+			    a->attn, a->lse, s->dattn, s->dqkv, act_at(t, s->dqkv, (size_t)q),
+			    act_at(t, s->dqkv, (size_t)(q + kv)));
+	ops->rope(d, t->rope_cos, t->rope_sin, s->in.position, p->n, c->heads + c->kv_heads, c->head_dim, q + 2 * kv, true,
+		  s->dqkv);
+	project_grad(t, p, layer, PROJ_Q, 3, a->h_in, s->dqkv, q + 2 * kv, full, STORE_F32, below ? s->dh : NULL);
 	if (below)
-		ops->rmsnorm_grad(a->x_in, w->input_norm, a->rstd_in, dh, p->n, c->hidden_size,
-				  c->norm_offset, t->dx, full ? full->layers[layer].input_norm : NULL);
+		ops->rmsnorm_grad(d, a->x_in, w->input_norm, a->rstd_in, s->dh, p->n, h, c->norm_offset, s->dx, dx_act,
+				  full ? full->layers[layer].input_norm : NULL);
+}
+
+static void ask_back(struct transformer *t, const struct pass *p, const void *arg)
+{
+	struct full_grads *full = (struct full_grads *)(uintptr_t)arg;
+	const struct model_config *c = &t->model->config;
+	struct workspace *w = t->w;
+
+	if (w->dx_act != (void *)w->dx)
+		t->ops->convert(t->device, w->dx, DTYPE_F32, (size_t)p->n * (size_t)c->hidden_size, w->dx_act);
+	for (int layer = c->layers - 1; layer >= 0; layer--)
+		layer_backward(t, p, layer, full);
+	if (full)
+		t->ops->embed_grad(t->device, w->in.ids, p->n, c->hidden_size, c->embed_scale, w->dx, full->embed);
 }
 
 int transformer_train(struct transformer *t, const struct batch *b, const struct dropout *drop,
 		      float grad_scale, struct full_grads *full, double *loss_sum, int64_t *labelled,
 		      struct error *err)
 {
-	const struct model_config *c = &t->model->config;
-	size_t size = (size_t)b->tokens * (size_t)c->hidden_size * sizeof(float);
+	struct pass p;
 
 	if (!b->targets)
 		return error_set(err, ERR_USAGE, "a batch without targets has no loss");
 	if (t->lora ? !t->lora->grads : !full)
 		return error_set(err, ERR_USAGE, "nothing to train: the adapter has no gradients");
-	if (workspace_for_batch(t, b, drop, PASS_TRAIN, err))
+	if (pass_of_batch(t, b, drop, PASS_TRAIN, grad_scale, &p, labelled, err))
 		return -1;
-	struct pass p = pass_of_batch(t, b, drop);
-	int m = forward_labelled(t, b, &p);
+	if (loss_sum)
+		device_zero(t->device, t->sums, sizeof *t->sums);
+	if (*labelled) {
+		/* The way there and back depends on the tokens alone, what lies between on the labels alone. */
+		struct pass layers = p, labels = {.kind = p.kind, .labels = p.labels};
 
-	*loss_sum = head_loss(t, m, true, grad_scale, full);
-	*labelled = m;
-	if (!m)
-		return 0;
-	/* picked's gradient goes where the labelled positions are; picked itself is read once more for it. */
-	memset(t->dh, 0, size);
-	t->ops->rmsnorm_grad(t->picked, t->model->final_norm, t->picked_rstd, t->dnormed, m, c->hidden_size,
-			     c->norm_offset, t->dh, full ? full->final_norm : NULL);
-	memset(t->dx, 0, size);
-	t->ops->scatter(t->dh, t->label_at, m, c->hidden_size, t->dx);
-	for (int layer = c->layers - 1; layer >= 0; layer--)
-		layer_backward(t, &p, layer, full);
-	if (full)
-		t->ops->embed_grad(b->ids, b->tokens, c->hidden_size, c->embed_scale, t->dx, full->embed);
-	return 0;
+		layers.labels = 0;
+		if (pass_record(t, &layers, PART_FORWARD, NULL, ask_forward, NULL, err) ||
+		    pass_record(t, &labels, PART_LOSS, full, ask_loss, full, err) ||
+		    pass_record(t, &layers, PART_BACK, full, ask_back, full, err))
+			return -1;
+	}
+	return loss_sum ? device_download(t->device, loss_sum, t->sums, sizeof *loss_sum, err) : 0;
 }

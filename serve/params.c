@@ -320,6 +320,9 @@ int prompts_submit(const struct prompts *p, size_t i, struct engine *engine, con
 	if (err.class == ERR_USAGE) {
 		snprintf(e->param, sizeof e->param, "prompt");
 		e->code = p->ids[i].n >= (size_t)engine_context(engine) ? "context_length_exceeded" : NULL;
+	} else if (!engine_alive(engine)) {
+		e->status = 503; /* its device has failed: this is not "too many requests" */
+		e->type = "server_error";
 	}
 	return -1;
 }

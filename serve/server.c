@@ -233,6 +233,10 @@ int server_start(const struct server_options *o, struct server **out, struct err
 		return -1;
 	}
 	struct engine_options eo = {.model = o->model,
+				    .device = o->device,
+				    .precision = o->precision,
+				    .weights = o->weights,
+				    .slots = o->slots,
 				    .context = o->context,
 				    .queue = o->queue,
 				    .progress = o->progress,
@@ -278,6 +282,11 @@ const char *server_url(const struct server *s)
 const char *server_name(const struct server *s)
 {
 	return s->name;
+}
+
+const char *server_device_text(const struct server *s)
+{
+	return engine_device_text(s->service.engine);
 }
 
 void server_wait(const struct server *s, volatile int *stop)

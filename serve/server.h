@@ -20,8 +20,10 @@ struct server_options {
 	const char *host;  /* NULL: "127.0.0.1" */
 	int port;          /* 0: one that is free */
 	int max_tokens;    /* the most that a request may ask for; 0: what the context allows */
-	int context;       /* see engine_options */
-	int queue;         /* see engine_options */
+	const char *device, *precision, *weights; /* see engine_options, as the next three */
+	int slots;
+	int context;
+	int queue;
 	size_t body_limit; /* bytes of a request's body; 0: 4 MiB */
 	/* One line for each request that was answered, without a newline; from several threads at once. May be NULL. */
 	void (*log)(const char *line, void *arg);
@@ -36,6 +38,7 @@ int server_start(const struct server_options *o, struct server **out, struct err
 int server_port(const struct server *s);
 const char *server_url(const struct server *s);
 const char *server_name(const struct server *s);
+const char *server_device_text(const struct server *s); /* engine_device_text */
 /* Returns once *stop is nonzero. */
 void server_wait(const struct server *s, volatile int *stop);
 /* Breaks off what is being answered, closes every connection, frees. NULL is fine. */

@@ -9,6 +9,7 @@
 #include "data/tokens.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
+#include "model/choice.h"
 #include "model/trainer.h"
 #include "runtime/stage.h"
 #include "stages/input.h"
@@ -16,7 +17,6 @@
 static const char *const methods[] = {"qlora", "lora", "full", NULL};
 static const char *const recipes[] = {"default", "codelab", NULL};
 static const char *const schedulers[] = {"cosine", "linear", "constant", NULL};
-static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
 
 static const struct attr_schema attrs[] = {
 	{.name = "tokens",
@@ -45,9 +45,8 @@ static const struct attr_schema attrs[] = {
 	 .fallback = "\"default\"",
 	 .doc = "codelab: the codelab's Python stack quirk by quirk (denominators one token a row too large, "
 		"steps rounded down, "
-		"weights through fp16 before NF4, \"gelu\" as the config spells it); its fp16 products and "
-		"loss scaling are not "
-		"reproduced on a CPU"},
+		"weights through fp16 before NF4, \"gelu\" as the config spells it, and on a GPU fp16 with loss "
+		"scaling)"},
 	{.name = "r",
 	 .type = ATTR_INT,
 	 .fallback = "8",
@@ -176,9 +175,21 @@ static const struct attr_schema attrs[] = {
 		"sums"},
 	{.name = "device",
 	 .type = ATTR_CHOICE,
-	 .choices = devices,
+	 .choices = choice_devices,
 	 .fallback = "\"auto\"",
-	 .doc = "auto: a GPU when this build and machine have one, else the CPU"},
+	 .doc = "auto: a GPU when this build and machine have one, else the CPU (the log says which)"},
+	{.name = "precision",
+	 .type = ATTR_CHOICE,
+	 .choices = choice_precisions,
+	 .fallback = "\"auto\"",
+	 .doc = "of products and activations: the CPU's is fp32; auto on a GPU: bf16, or fp16 with loss "
+		"scaling for recipe codelab"},
+	{.name = "weights",
+	 .type = ATTR_CHOICE,
+	 .choices = choice_weights,
+	 .fallback = "\"auto\"",
+	 .doc = "qlora: nf4: dequantised where they are used; resident: once, and kept (the same numbers, "
+		"faster on cards with much memory); auto: by the card's memory and bandwidth"},
 	{.name = "logging_steps",
 	 .type = ATTR_INT,
 	 .flags = ATTR_UNKEYED,
@@ -212,9 +223,12 @@ static const char *check(const struct stage_node *node, const char **attr)
 {
 	const struct value *targets = stage_attr(node, "targets");
 
-	if (strcmp(stage_attr(node, "device")->str, "cuda") == 0) {
-		*attr = "device";
-		return "this build has no CUDA; use \"auto\" or \"cpu\"";
+	const char *precision = stage_attr(node, "precision")->str;
+
+	if (strcmp(stage_attr(node, "device")->str, "cpu") == 0 && strcmp(precision, "auto") != 0 &&
+	    strcmp(precision, "fp32") != 0) {
+		*attr = "precision";
+		return "the CPU computes in fp32; use \"auto\" or \"fp32\"";
 	}
 	*attr = "targets";
 	if (targets->list.n == 0)
@@ -400,13 +414,14 @@ static bool resume(struct stage_ctx *ctx, struct trainer *t)
 	return true;
 }
 
-static void report(struct job *job, const struct train_result *r, double seconds)
+static void report(struct job *job, const struct device *d, const struct train_result *r, double seconds)
 {
 	struct rusage usage;
 	char text[24];
 
 	summary_count(job->ctx, "steps", (uint64_t)r->steps);
 	summary_count(job->ctx, "trained parameters", (uint64_t)r->parameters);
+	ctx_summary(job->ctx, "device", "%s", d->ops->name);
 	if (job->any_loss) {
 		if (!job->resumed) /* the first one belongs to the attempt that began */
 			ctx_summary(job->ctx, "first loss", "%.4f", job->first_loss);
@@ -423,6 +438,29 @@ static void report(struct job *job, const struct train_result *r, double seconds
 	getrusage(RUSAGE_SELF, &usage);
 	format_bytes((uint64_t)usage.ru_maxrss << 10, text);
 	ctx_summary(job->ctx, "peak memory", "%s", text);
+	if (d->kind != DEVICE_CPU) {
+		uint64_t now, peak;
+
+		device_memory_used(d, &now, &peak);
+		format_bytes(peak, text);
+		ctx_summary(job->ctx, "of the GPU", "%s", text);
+	}
+	if (d->act == DTYPE_F16)
+		ctx_summary(job->ctx, "loss scale", "%g", r->loss_scale);
+}
+
+/* What training takes of a GPU, all of it planned before the first step. */
+static void log_memory(struct stage_ctx *ctx, const struct model *m)
+{
+	uint64_t now, peak;
+	char weights[16], all[16];
+
+	if (model_device(m)->kind == DEVICE_CPU)
+		return;
+	device_memory_used(model_device(m), &now, &peak);
+	format_bytes(model_bytes(m), weights);
+	format_bytes(now, all);
+	ctx_log(ctx, LOG_INFO, "memory: %s, %s of it weights", all, weights);
 }
 
 static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct model *m,
@@ -438,6 +476,7 @@ static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct 
 
 	if (trainer_new(o, m, rows->items, rows->n, &t, err))
 		return -1;
+	log_memory(ctx, m);
 	if (evaluate(t, 0, job, err))
 		goto fail;
 	job->resumed = resume(ctx, t);
@@ -457,7 +496,7 @@ static int train(struct stage_ctx *ctx, const struct trainer_options *o, struct 
 	    (o->method == METHOD_FULL ? adapter_write_full(out, m, base, err)
 				      : adapter_write(out, trainer_adapter(t), base, o->lora_dropout, err)))
 		goto fail;
-	report(job, &result, job->resumed ? 0 : seconds);
+	report(job, model_device(m), &result, job->resumed ? 0 : seconds);
 	trainer_free(t);
 	return 0;
 fail:
@@ -465,10 +504,28 @@ fail:
 	return -1;
 }
 
-static int run(struct stage_ctx *ctx, struct error *err)
+/* The device and how the model stands in its memory, told to the log. */
+static int choose_device(struct stage_ctx *ctx, const struct trainer_options *o, struct device_choice *c,
+			 struct model_options *how, struct error *err)
 {
-	struct trainer_options o = read_options(ctx);
-	struct model_options how = trainer_model_options(&o, ctx_bool(ctx, "double_quant"));
+	struct model_config config;
+	char text[160];
+
+	if (model_config_read(ctx_input(ctx, "model"), how->gelu, &config, err) ||
+	    device_choose(ctx_str(ctx, "device"), ctx_str(ctx, "precision"), o->recipe == RECIPE_CODELAB, c, err))
+		return -1;
+	ctx_log(ctx, LOG_INFO, "training %s", c->text);
+	how->device = c->device;
+	if (o->method == METHOD_QLORA) {
+		how->resident = weights_choose(ctx_str(ctx, "weights"), c, &config, text);
+		if (c->device->kind != DEVICE_CPU)
+			ctx_log(ctx, LOG_INFO, "%s", text);
+	}
+	return 0;
+}
+
+static int train_on(struct stage_ctx *ctx, struct trainer_options *o, const struct model_options *how, struct error *err)
+{
 	struct sequences rows = {0};
 	struct job job = {.ctx = ctx,
 			  .checkpoint_seconds = ctx_float(ctx, "checkpoint_seconds"),
@@ -476,15 +533,15 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	struct model *m;
 	int failed = -1;
 
-	if (model_open(ctx_input(ctx, "model"), &how, NULL, NULL, &m, err))
+	if (model_open(ctx_input(ctx, "model"), how, NULL, NULL, &m, err))
 		return -1;
 	if (sequences_open(ctx_input(ctx, "tokens"), &m->config, &rows, err) == 0 &&
 	    (!ctx_input(ctx, "eval") ||
 	     sequences_open(ctx_input(ctx, "eval"), &m->config, &job.eval, err) == 0)) {
 		/* The codelab's pad token is its end-of-sequence token, which is therefore never a label. */
-		if (o.recipe == RECIPE_CODELAB && m->config.n_eos)
-			o.ignore_label = m->config.eos[0];
-		failed = train(ctx, &o, m, &rows, &job, err);
+		if (o->recipe == RECIPE_CODELAB && m->config.n_eos)
+			o->ignore_label = m->config.eos[0];
+		failed = train(ctx, o, m, &rows, &job, err);
 	}
 	sequences_close(&rows);
 	sequences_close(&job.eval);
@@ -492,9 +549,20 @@ static int run(struct stage_ctx *ctx, struct error *err)
 	return failed;
 }
 
+static int run(struct stage_ctx *ctx, struct error *err)
+{
+	struct trainer_options o = read_options(ctx);
+	struct model_options how = trainer_model_options(&o, ctx_bool(ctx, "double_quant"));
+	struct device_choice choice = {0};
+	int failed = choose_device(ctx, &o, &choice, &how, err) || train_on(ctx, &o, &how, err) ? -1 : 0;
+
+	device_close(choice.device);
+	return failed;
+}
+
 const struct stage_kind stage_qlora_train = {
 	.schema = {.name = "qlora-train",
-		   .version = 1,
+		   .version = 2,
 		   .doc = "Trains LoRA adapters beside a frozen (NF4) base model, or the whole model",
 		   .attrs = attrs,
 		   .outputs = outputs,

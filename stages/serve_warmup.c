@@ -1,12 +1,16 @@
 /* serve-warmup: asks a model some prompts over HTTP, as its users will, and holds it to its answers. The model is served by
  * this process on a free loopback port, or an endpoint that is there already is asked. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "data/rows.h"
 #include "data/template.h"
+#include "model/choice.h"
 #include "runtime/stage.h"
 #include "serve/client.h"
 #include "serve/server.h"
@@ -74,6 +78,29 @@ static const struct attr_schema attrs[] = {
 	 .type = ATTR_BOOL,
 	 .fallback = "true",
 	 .doc = "fail when an answer does not end by itself within max_tokens"},
+	{.name = "slots",
+	 .type = ATTR_INT,
+	 .fallback = "1",
+	 .min = 1,
+	 .max = 1024,
+	 .doc = "prompts asked at a time; a model that is served here answers so many at a time"},
+	{.name = "device",
+	 .type = ATTR_CHOICE,
+	 .choices = choice_devices,
+	 .fallback = "\"auto\"",
+	 .doc = "where model is served; auto: a GPU when this build and machine have one, else the CPU (the "
+		"log "
+		"says which)"},
+	{.name = "precision",
+	 .type = ATTR_CHOICE,
+	 .choices = choice_precisions,
+	 .fallback = "\"auto\"",
+	 .doc = "of its products and activations: the CPU's is fp32; auto on a GPU: bf16"},
+	{.name = "weights",
+	 .type = ATTR_CHOICE,
+	 .choices = engine_weights,
+	 .fallback = "\"stored\"",
+	 .doc = "nf4: quantised while the model is loaded, for a quarter of the memory"},
 	{.name = "deadline",
 	 .type = ATTR_DURATION,
 	 .flags = ATTR_UNKEYED,
@@ -88,6 +115,25 @@ static const struct output_schema outputs[] = {
 	{"report", PORT_REPORT, "prompts, answers, how they ended, and how fast they came"},
 	{0},
 };
+
+/* What is wrong with how the model is to be served. */
+static const char *check_serving(const struct stage_node *node, bool model, const char **attr)
+{
+	static const char *const own[] = {"device", "precision", "weights"};
+	const char *precision = stage_attr(node, "precision")->str;
+
+	for (size_t i = 0; !model && i < sizeof own / sizeof *own; i++)
+		if (!stage_attr(node, own[i])->is_default) {
+			*attr = own[i];
+			return "the endpoint at url is served elsewhere: this is for model";
+		}
+	if (strcmp(stage_attr(node, "device")->str, "cpu") == 0 && strcmp(precision, "auto") != 0 &&
+	    strcmp(precision, "fp32") != 0) {
+		*attr = "precision";
+		return "the CPU computes in fp32; use \"auto\" or \"fp32\"";
+	}
+	return NULL;
+}
 
 static const char *check(const struct stage_node *node, const char **attr)
 {
@@ -111,7 +157,7 @@ static const char *check(const struct stage_node *node, const char **attr)
 	}
 	if (!rows && prompts->type == VALUE_LIST && prompts->list.n == 0)
 		return "there is nothing to ask: give prompts or rows";
-	return NULL;
+	return check_serving(node, model, attr);
 }
 
 /* ---- questions ---- */
@@ -120,6 +166,8 @@ struct question {
 	char *prompt;
 	char *expected; /* NULL: nothing to compare with */
 	struct endpoint_answer answer;
+	bool asked; /* the answer is there, or the error why not; under warmup's lock */
+	struct error error;
 };
 
 struct warmup {
@@ -129,6 +177,12 @@ struct warmup {
 	struct question *questions;
 	size_t n, cap;
 	bool require_stop;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	size_t next;      /* to be asked; n: none any more */
+	atomic_bool over; /* what is being asked is not wanted any more */
+	double seconds;   /* from the first question to the last answer */
 };
 
 static struct question *add_question(struct warmup *w)
@@ -260,21 +314,54 @@ static int check_told(struct warmup *w, const struct endpoint_answer *a, struct 
 	return 0;
 }
 
-static int ask_all(struct warmup *w, struct error *err)
+/* Asks one prompt after the other; several threads do. */
+static void *ask(void *arg)
 {
-	size_t nstop, faults = 0;
+	struct warmup *w = arg;
+	size_t nstop;
 	const char *const *stop = ctx_list(w->ctx, "stop", &nstop);
+
+	pthread_mutex_lock(&w->lock);
+	while (w->next < w->n) {
+		struct question *q = w->questions + w->next++;
+		struct endpoint_question text = {q->prompt, ctx_int(w->ctx, "max_tokens"),
+						 ctx_float(w->ctx, "temperature"), stop, nstop};
+
+		pthread_mutex_unlock(&w->lock);
+		endpoint_ask(&w->endpoint, &text, &q->answer, &q->error);
+		pthread_mutex_lock(&w->lock);
+		q->asked = true;
+		pthread_cond_broadcast(&w->changed);
+	}
+	pthread_mutex_unlock(&w->lock);
+	return NULL;
+}
+
+static void wait_for(struct warmup *w, const struct question *q)
+{
+	pthread_mutex_lock(&w->lock);
+	while (!q->asked)
+		pthread_cond_wait(&w->changed, &w->lock);
+	pthread_mutex_unlock(&w->lock);
+}
+
+/* Takes the answers in the prompts' order. */
+static int judge_all(struct warmup *w, struct error *err)
+{
 	struct error first = ERROR_INIT;
 	char prompt[96], text[96];
+	size_t faults = 0;
 
 	for (size_t i = 0; i < w->n; i++) {
 		struct question *q = w->questions + i;
-		struct endpoint_question ask = {q->prompt, ctx_int(w->ctx, "max_tokens"),
-						ctx_float(w->ctx, "temperature"), stop, nstop};
+
+		wait_for(w, q);
 		if (stopping(w->ctx, err))
 			return -1;
-		if (endpoint_ask(&w->endpoint, &ask, &q->answer, err))
+		if (q->error.class != ERR_NONE) {
+			*err = q->error;
 			return error_context(err, "prompt %zu, %s", i + 1, brief(q->prompt, prompt));
+		}
 		if (check_told(w, &q->answer, err))
 			return -1;
 		const char *wrong = fault(w, q);
@@ -291,6 +378,31 @@ static int ask_all(struct warmup *w, struct error *err)
 		error_context(err, "%zu of %zu answers are no good", faults, w->n);
 	return error_hint(err,
 			  "train longer, raise max_tokens, give stop texts, or set require_stop = false");
+}
+
+static int ask_all(struct warmup *w, struct error *err)
+{
+	size_t slots = (size_t)ctx_int(w->ctx, "slots"), n = w->n < slots ? w->n : slots, started = 0;
+	pthread_t *threads = xcalloc(n, sizeof *threads);
+	double began = clock_mono();
+	int code = 0;
+
+	while (started < n && code == 0) {
+		code = pthread_create(&threads[started], NULL, ask, w);
+		started += code == 0;
+	}
+	if (code)
+		error_set(err, ERR_INFRA, "no thread to ask from: %s", strerror(code));
+	code = code ? -1 : judge_all(w, err);
+	w->seconds = clock_mono() - began;
+	atomic_store(&w->over, true);
+	pthread_mutex_lock(&w->lock);
+	w->next = w->n;
+	pthread_mutex_unlock(&w->lock);
+	for (size_t i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	free(threads);
+	return code;
 }
 
 /* ---- the report ---- */
@@ -377,12 +489,16 @@ static int write_report(const struct warmup *w, struct error *err)
 	json_object_set_new(j, "endpoint", json_string(w->server ? "anneal" : w->endpoint.url));
 	json_object_set_new(j, "flavour", json_string(flavour_name(w->endpoint.flavour)));
 	json_object_set_new(j, "model", w->endpoint.model ? json_string(w->endpoint.model) : json_null());
+	json_object_set_new(j, "device",
+			    w->server ? json_string(server_device_text(w->server)) : json_null());
 	json_object_set_new(all, "prompts", json_integer((json_int_t)w->n));
 	json_object_set_new(all, "stopped", json_integer((json_int_t)s.stopped));
 	json_object_set_new(all, "compared", json_integer((json_int_t)s.compared));
 	json_object_set_new(all, "exact", json_integer((json_int_t)s.exact));
 	json_object_set_new(all, "tokens", json_integer(s.tokens));
 	json_object_set_new(all, "seconds", json_real(s.seconds));
+	json_object_set_new(all, "slots", json_integer(ctx_int(w->ctx, "slots")));
+	json_object_set_new(all, "wall_seconds", json_real(w->seconds));
 	json_object_set_new(all, "first_token_seconds_median", number_or_null(s.first_median, s.timed > 0));
 	json_object_set_new(all, "first_token_seconds_worst", number_or_null(s.first_worst, s.timed > 0));
 	json_object_set_new(all, "tokens_per_second", number_or_null(s.rate, s.rate > 0));
@@ -414,7 +530,9 @@ static int write_report(const struct warmup *w, struct error *err)
 
 static bool asked_to_stop(void *arg)
 {
-	return ctx_stopping(arg);
+	const struct warmup *w = arg;
+
+	return ctx_stopping(w->ctx) || atomic_load(&w->over);
 }
 
 static int bearer(struct warmup *w, struct error *err)
@@ -432,13 +550,16 @@ static int bearer(struct warmup *w, struct error *err)
 
 static int run(struct stage_ctx *ctx, struct error *err)
 {
-	struct warmup w = {.ctx = ctx, .require_stop = ctx_bool(ctx, "require_stop")};
+	struct warmup w = {.ctx = ctx,
+			   .require_stop = ctx_bool(ctx, "require_stop"),
+			   .lock = PTHREAD_MUTEX_INITIALIZER,
+			   .changed = PTHREAD_COND_INITIALIZER};
 	const char *given = ctx_str(ctx, "url"), *name = ctx_str(ctx, "model_name");
 	double deadline = ctx_float(ctx, "deadline");
 	char *url = NULL;
 	int code = -1;
 
-	w.endpoint = (struct endpoint){.timeout = deadline, .stopping = asked_to_stop, .arg = ctx};
+	w.endpoint = (struct endpoint){.timeout = deadline, .stopping = asked_to_stop, .arg = &w};
 	flavour_of(ctx_str(ctx, "flavour"), &w.endpoint.flavour);
 	if (name)
 		w.endpoint.model = xstrdup(name);
@@ -450,9 +571,15 @@ static int run(struct stage_ctx *ctx, struct error *err)
 			n--;
 		w.endpoint.url = url = xstrndup(given, n);
 	} else {
-		struct server_options o = {.model = ctx_input(ctx, "model"), .name = name ? name : "model"};
+		struct server_options o = {.model = ctx_input(ctx, "model"),
+					   .name = name ? name : "model",
+					   .device = ctx_str(ctx, "device"),
+					   .precision = ctx_str(ctx, "precision"),
+					   .weights = ctx_str(ctx, "weights"),
+					   .slots = (int)ctx_int(ctx, "slots")};
 		if (server_start(&o, &w.server, err))
 			goto out;
+		ctx_log(ctx, LOG_INFO, "serving %s", server_device_text(w.server));
 		w.endpoint.url = server_url(w.server);
 		w.endpoint.direct = true;
 	}
@@ -474,7 +601,7 @@ out:
 
 const struct stage_kind stage_serve_warmup = {
 	.schema = {.name = "serve-warmup",
-		   .version = 1,
+		   .version = 2,
 		   .doc = "asks a model some prompts over HTTP, measures, and fails when an answer is empty "
 			  "or does not stop",
 		   .attrs = attrs,

@@ -1,9 +1,12 @@
-/* 16-bit floats and back, and rows of weights as fp32. */
+/* 16-bit floats and back, and weights as fp32. */
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/matrix.h"
+
+#define BLOCK 16384 /* elements to a task */
 
 INLINE uint16_t bf16_round(float x)
 {
@@ -140,4 +143,24 @@ void matrix_rows(const struct matrix *m, int first, int count, float *out)
 	else
 		floats_from(m->dtype,
 			    (const unsigned char *)m->data + start * (m->dtype == DTYPE_F32 ? 4 : 2), n, out);
+}
+
+void cpu_convert(struct device *d, const void *x, enum dtype dtype, size_t n, void *out)
+{
+	const unsigned char *from = x;
+	float *to = out;
+	size_t size = matrix_data_size(dtype, 1, 1);
+
+#pragma omp parallel for if (n > 4 * BLOCK)
+	for (size_t i = 0; i < n; i += BLOCK)
+		floats_from(dtype, from + i * size, n - i < BLOCK ? n - i : BLOCK, to + i);
+}
+
+void cpu_dequantize(struct device *d, const struct matrix *m, void *out)
+{
+	float *to = out;
+
+#pragma omp parallel for if ((double)m->rows * m->cols > 4 * BLOCK)
+	for (int r = 0; r < m->rows; r++)
+		matrix_rows(m, r, 1, to + (ptrdiff_t)r * m->cols);
 }

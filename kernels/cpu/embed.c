@@ -17,7 +17,7 @@ CLONES static void add_scaled(const float *x, int n, float scale, float *y)
 		y[i] += scale * x[i];
 }
 
-void cpu_embed(const struct matrix *table, const int32_t *ids, int n, float scale, float *out)
+void cpu_embed(struct device *d, const struct matrix *table, const int32_t *ids, int n, float scale, float *out)
 {
 	int dim = table->cols;
 
@@ -31,7 +31,8 @@ void cpu_embed(const struct matrix *table, const int32_t *ids, int n, float scal
 	}
 }
 
-void cpu_embed_grad(const int32_t *ids, int n, int dim, float scale, const float *dout, float *grad)
+void cpu_embed_grad(struct device *d, const int32_t *ids, int n, int dim, float scale, const float *dout,
+		    float *grad)
 {
 	const int width = 64;
 
@@ -42,14 +43,38 @@ void cpu_embed_grad(const int32_t *ids, int n, int dim, float scale, const float
 				   grad + (ptrdiff_t)ids[t] * dim + c);
 }
 
-void cpu_gather(const float *x, const int32_t *index, int n, int dim, float *out)
+void cpu_gather(struct device *d, const float *x, const int32_t *index, int n, int dim, float *out)
 {
-	for (int i = 0; i < n; i++)
-		memcpy(out + (ptrdiff_t)i * dim, x + (ptrdiff_t)index[i] * dim, sizeof *x * (size_t)dim);
+	for (int i = 0; i < n; i++) {
+		float *row = out + (ptrdiff_t)i * dim;
+
+		if (index[i] < 0)
+			memset(row, 0, sizeof *row * (size_t)dim);
+		else
+			memcpy(row, x + (ptrdiff_t)index[i] * dim, sizeof *row * (size_t)dim);
+	}
 }
 
-void cpu_scatter(const float *x, const int32_t *index, int n, int dim, float *out)
+void cpu_scatter(struct device *d, const float *x, const int32_t *index, int n, int dim, float *out)
 {
 	for (int i = 0; i < n; i++)
-		memcpy(out + (ptrdiff_t)index[i] * dim, x + (ptrdiff_t)i * dim, sizeof *x * (size_t)dim);
+		if (index[i] >= 0)
+			memcpy(out + (ptrdiff_t)index[i] * dim, x + (ptrdiff_t)i * dim, sizeof *x * (size_t)dim);
+}
+
+void cpu_kv_append(struct device *d, const void *k, const void *v, int stride, const int32_t *row, int n, int width,
+		   void *keys, void *values)
+{
+	const float *from_k = k, *from_v = v;
+	float *to_k = keys, *to_v = values;
+	size_t size = sizeof(float) * (size_t)width;
+
+	for (int t = 0; t < n; t++) {
+		ptrdiff_t from = (ptrdiff_t)t * stride, to = (ptrdiff_t)row[t] * width;
+
+		if (row[t] < 0)
+			continue;
+		memcpy(to_k + to, from_k + from, size);
+		memcpy(to_v + to, from_v + from, size);
+	}
 }

@@ -36,16 +36,17 @@ INLINE void philox_lanes(uint32_t group, uint32_t token, uint32_t stream, uint32
 	memcpy(word[3], &c3, sizeof c3);
 }
 
-/* keep[c - c0] = 0 or 1 / (1 - p) for channels [c0, c0 + n) of one token; c0 a multiple of 4. */
-CLONES static void mask_row(const struct dropout_mask *d, int32_t token, int c0, int n, float *keep)
+/* keep[c - c0] = 0 or 1 / (1 - p) for channels [c0, c0 + n) of row t; c0 a multiple of 4. */
+CLONES static void mask_row(const struct dropout_mask *d, uint32_t stream, int t, int c0, int n, float *keep)
 {
 	uint32_t threshold = (uint32_t)(d->p * 4294967296.0), word[4][LANES];
+	uint32_t token = (uint32_t)d->token[t], step = *d->step;
 	float scale = 1.0f / (1.0f - d->p), kept[4][LANES], group[4 * LANES];
 
 	for (int c = 0; c < n; c += 4 * LANES) {
 		int m = n - c < 4 * LANES ? n - c : 4 * LANES;
 
-		philox_lanes((uint32_t)(c0 + c) / 4, (uint32_t)token, d->stream, d->step, d->seed, word);
+		philox_lanes((uint32_t)(c0 + c) / 4, token, stream, step, d->seed, word);
 		for (int w = 0; w < 4; w++)
 			for (int l = 0; l < LANES; l++)
 				kept[w][l] = word[w][l] < threshold ? 0.0f : scale;
@@ -68,53 +69,89 @@ CLONES static void add_product(const float *x, const float *y, int n, float *out
 		out[i] += x[i] * y[i];
 }
 
-void cpu_lora(const float *x, const float *a, const float *b, int n, int rows, int cols, int rank,
-	      float scale, const struct dropout_mask *drop, float *xa, float *y)
+static bool drops(const struct dropout_mask *drop)
 {
-#pragma omp parallel for schedule(dynamic) if ((double)n * rank * (rows + cols) > PARALLEL_WORK)
-	for (int t0 = 0; t0 < n; t0 += TOKENS) {
-		int m = n - t0 < TOKENS ? n - t0 : TOKENS;
-		const float *in = x + (ptrdiff_t)t0 * cols;
+	return drop && drop->p > 0;
+}
 
-		if (drop && drop->p > 0) {
-			float *kept = scratch(SCRATCH_OP, sizeof *kept * (size_t)m * (size_t)cols);
+/* out (m, cols) = rows [t0, t0 + m) of x, dropped. */
+static void drop_rows(const struct dropout_mask *drop, uint32_t stream, const float *x, int t0, int m, int cols,
+		      float *out)
+{
+	for (int t = 0; t < m; t++) {
+		float *row = out + (ptrdiff_t)t * cols;
 
-			for (int t = 0; t < m; t++) {
-				mask_row(drop, drop->token[t0 + t], 0, cols, kept + (ptrdiff_t)t * cols);
-				multiply(kept + (ptrdiff_t)t * cols, in + (ptrdiff_t)t * cols, cols,
-					 kept + (ptrdiff_t)t * cols);
-			}
-			in = kept;
-		}
-		gemm(&(struct gemm){rank, m, cols, a, cols, 1, in, 1, cols, xa + t0, n, 1.0f, false});
-		gemm(&(struct gemm){m, rows, rank, xa + t0, 1, n, b, 1, rank, y + (ptrdiff_t)t0 * rows, rows,
-				    scale, true});
+		mask_row(drop, stream, t0 + t, 0, cols, row);
+		multiply(row, x + (ptrdiff_t)(t0 + t) * cols, cols, row);
 	}
 }
 
-/* grad_b (rows, rank) += scale * dy^T xa^T, columns [r0, r0 + m) of dy */
-static void grad_b_block(const float *xa, const float *dy, int n, int rows, int rank, float scale, int r0,
-			 int m, float *grad_b)
+static double work_of(const struct lora_part *parts, int count, int n, int cols)
 {
-	float *transposed = scratch(SCRATCH_OP, sizeof *transposed * (size_t)rank * (size_t)m);
+	double work = 0;
 
-	gemm(&(struct gemm){rank, m, n, xa, n, 1, dy + r0, rows, 1, transposed, m, scale, false});
+	for (int i = 0; i < count; i++)
+		work += (double)n * parts[i].rank * (parts[i].rows + cols);
+	return work;
+}
+
+void cpu_lora(struct device *d, const void *x, const struct lora_part *parts, int count, int n, int cols, float scale,
+	      const struct dropout_mask *drop, enum store how, void *y, int ldy)
+{
+	const float *in = x;
+	float *out = y;
+
+#pragma omp parallel for schedule(dynamic) if (work_of(parts, count, n, cols) > PARALLEL_WORK)
+	for (int t0 = 0; t0 < n; t0 += TOKENS) {
+		int m = n - t0 < TOKENS ? n - t0 : TOKENS;
+		const float *rows = in + (ptrdiff_t)t0 * cols;
+
+		for (const struct lora_part *p = parts; p < parts + count; p++) {
+			if (drops(drop)) {
+				float *kept = scratch(SCRATCH_OP, sizeof *kept * (size_t)m * (size_t)cols);
+
+				drop_rows(drop, p->stream, in, t0, m, cols, kept);
+				rows = kept;
+			}
+			gemm(&(struct gemm){p->rank, m, cols, p->a, cols, 1, rows, 1, cols, p->xa + t0, n, 1.0f, false});
+			gemm(&(struct gemm){m, p->rows, p->rank, p->xa + t0, 1, n, p->b, 1, p->rank,
+					    out + (ptrdiff_t)t0 * ldy + p->at, ldy, scale, true});
+		}
+	}
+}
+
+/* What the backward pass reads. */
+struct inputs {
+	const float *x, *dy; /* (n, cols); rows lddy apart */
+	int n, cols, lddy;
+	float scale;
+	const struct dropout_mask *drop; /* NULL: none */
+};
+
+/* grad_b (rows, rank) += scale * dy^T xa^T, rows [r0, r0 + m) of it */
+static void grad_b_block(const struct inputs *in, const struct lora_part *p, int r0, int m)
+{
+	float *transposed = scratch(SCRATCH_OP, sizeof *transposed * (size_t)p->rank * (size_t)m);
+
+	gemm(&(struct gemm){p->rank, m, in->n, p->xa, in->n, 1, in->dy + p->at + r0, in->lddy, 1, transposed, m,
+			    in->scale, false});
 	for (int r = 0; r < m; r++)
-		for (int i = 0; i < rank; i++)
-			grad_b[(ptrdiff_t)(r0 + r) * rank + i] += transposed[(ptrdiff_t)i * m + r];
+		for (int i = 0; i < p->rank; i++)
+			p->grad_b[(ptrdiff_t)(r0 + r) * p->rank + i] += transposed[(ptrdiff_t)i * m + r];
 }
 
 /* Columns [c0, c0 + m) of grad_a and dx. */
-static void grad_a_block(const float *x, const float *a, const float *dxa, int n, int cols, int rank,
-			 const struct dropout_mask *drop, int c0, int m, float *grad_a, float *dx)
+static void grad_a_block(const struct inputs *in, const struct lora_part *p, const float *dxa, int c0, int m, float *dx)
 {
 	const int chunk = 256;
+	int n = in->n, cols = in->cols, rank = p->rank;
+	const float *a = p->a + c0, *x = in->x + c0;
+	float *grad_a = p->grad_a + c0;
 
-	if (!drop || drop->p <= 0) {
-		gemm(&(struct gemm){rank, m, n, dxa, n, 1, x + c0, cols, 1, grad_a + c0, cols, 1.0f, true});
+	if (!in->drop) {
+		gemm(&(struct gemm){rank, m, n, dxa, n, 1, x, cols, 1, grad_a, cols, 1.0f, true});
 		if (dx)
-			gemm(&(struct gemm){n, m, rank, dxa, 1, n, a + c0, cols, 1, dx + c0, cols, 1.0f,
-					    true});
+			gemm(&(struct gemm){n, m, rank, dxa, 1, n, a, cols, 1, dx + c0, cols, 1.0f, true});
 		return;
 	}
 	size_t size = (size_t)chunk * (size_t)m;
@@ -124,48 +161,73 @@ static void grad_a_block(const float *x, const float *a, const float *dxa, int n
 		int k = n - t0 < chunk ? n - t0 : chunk;
 
 		for (int t = 0; t < k; t++) {
-			mask_row(drop, drop->token[t0 + t], c0, m, keep + (ptrdiff_t)t * m);
-			multiply(keep + (ptrdiff_t)t * m, x + (ptrdiff_t)(t0 + t) * cols + c0, m,
-				 kept + (ptrdiff_t)t * m);
+			mask_row(in->drop, p->stream, t0 + t, c0, m, keep + (ptrdiff_t)t * m);
+			multiply(keep + (ptrdiff_t)t * m, x + (ptrdiff_t)(t0 + t) * cols, m, kept + (ptrdiff_t)t * m);
 		}
-		gemm(&(struct gemm){rank, m, k, dxa + t0, n, 1, kept, m, 1, grad_a + c0, cols, 1.0f, true});
+		gemm(&(struct gemm){rank, m, k, dxa + t0, n, 1, kept, m, 1, grad_a, cols, 1.0f, true});
 		if (!dx)
 			continue;
-		gemm(&(struct gemm){k, m, rank, dxa + t0, 1, n, a + c0, cols, 1, part, m, 1.0f, false});
+		gemm(&(struct gemm){k, m, rank, dxa + t0, 1, n, a, cols, 1, part, m, 1.0f, false});
 		for (int t = 0; t < k; t++)
 			add_product(keep + (ptrdiff_t)t * m, part + (ptrdiff_t)t * m, m,
 				    dx + (ptrdiff_t)(t0 + t) * cols + c0);
 	}
 }
 
-void cpu_lora_grad(const float *x, const float *a, const float *b, const float *xa, const float *dy, int n,
-		   int rows, int cols, int rank, float scale, const struct dropout_mask *drop, float *dxa,
-		   float *grad_a, float *grad_b, float *dx)
+/* Rows of grad_b, or columns of grad_a, to a task. */
+static int block_of(int n)
 {
-	double work = (double)n * rank;
-	int row_block = rows > 512 ? 256 : 64, col_block = cols > 512 ? 256 : 64;
-	int token_blocks = (n + TOKENS - 1) / TOKENS, row_blocks = (rows + row_block - 1) / row_block;
+	return n > 512 ? 256 : 64;
+}
 
-	/* The first two need only dy; the third needs all of dxa. */
-#pragma omp parallel if (work * (rows + cols) > PARALLEL_WORK)
+static int blocks_of(int n, int block)
+{
+	return (n + block - 1) / block;
+}
+
+/* Task i of those that need only dy: dxa by blocks of tokens, then grad_b by blocks of its rows. */
+static void first_task(const struct inputs *in, const struct lora_part *p, float *dxa, int i)
+{
+	int token_blocks = blocks_of(in->n, TOKENS), block = block_of(p->rows);
+
+	if (i < token_blocks) {
+		int t0 = i * TOKENS, m = in->n - t0 < TOKENS ? in->n - t0 : TOKENS;
+
+		gemm(&(struct gemm){p->rank, m, p->rows, p->b, 1, p->rank, in->dy + (ptrdiff_t)t0 * in->lddy + p->at, 1,
+				    in->lddy, dxa + t0, in->n, in->scale, false});
+	} else {
+		int r0 = (i - token_blocks) * block;
+
+		grad_b_block(in, p, r0, p->rows - r0 < block ? p->rows - r0 : block);
+	}
+}
+
+void cpu_lora_grad(struct device *d, const void *x, const struct lora_part *parts, int count, int n, int cols,
+		   float scale, const struct dropout_mask *drop, const void *dy, int lddy, float *dxa, enum store how,
+		   void *dx)
+{
+	struct inputs in = {x, dy, n, cols, lddy, scale, drops(drop) ? drop : NULL};
+	int block = block_of(cols), tasks[LORA_PARTS + 1] = {0};
+	float *dxa_of[LORA_PARTS + 1] = {dxa};
+
+	for (int i = 0; i < count; i++) {
+		tasks[i + 1] = tasks[i] + blocks_of(n, TOKENS) + blocks_of(parts[i].rows, block_of(parts[i].rows));
+		dxa_of[i + 1] = dxa_of[i] + (ptrdiff_t)parts[i].rank * n;
+	}
+#pragma omp parallel if (work_of(parts, count, n, cols) > PARALLEL_WORK)
 	{
 #pragma omp for schedule(dynamic)
-		for (int i = 0; i < token_blocks + row_blocks; i++) {
-			if (i < token_blocks) {
-				int t0 = i * TOKENS, m = n - t0 < TOKENS ? n - t0 : TOKENS;
+		for (int i = 0; i < tasks[count]; i++) {
+			int p = 0;
 
-				gemm(&(struct gemm){rank, m, rows, b, 1, rank, dy + (ptrdiff_t)t0 * rows, 1,
-						    rows, dxa + t0, n, scale, false});
-			} else {
-				int r0 = (i - token_blocks) * row_block;
-
-				grad_b_block(xa, dy, n, rows, rank, scale, r0,
-					     rows - r0 < row_block ? rows - r0 : row_block, grad_b);
-			}
+			while (i >= tasks[p + 1])
+				p++;
+			first_task(&in, parts + p, dxa_of[p], i - tasks[p]);
 		}
+		/* These need all of dxa; the parts add to the same dx, so they take turns. */
 #pragma omp for schedule(dynamic)
-		for (int c0 = 0; c0 < cols; c0 += col_block)
-			grad_a_block(x, a, dxa, n, cols, rank, drop, c0,
-				     cols - c0 < col_block ? cols - c0 : col_block, grad_a, dx);
+		for (int c0 = 0; c0 < cols; c0 += block)
+			for (int p = 0; p < count; p++)
+				grad_a_block(&in, parts + p, dxa_of[p], c0, cols - c0 < block ? cols - c0 : block, dx);
 	}
 }

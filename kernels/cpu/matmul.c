@@ -44,14 +44,20 @@ static void weight_block(const struct matrix *w, int r0, int nr, int c0, int nc,
 
 #define CHUNK 1024 /* k to a converted block: a multiple of gemm's, so that the sums are the same */
 
+/* Activations are fp32 here: where a result is added to and where it is written is all that `how` says. */
+static bool adds(enum store how)
+{
+	return how == ADD_ACT || how == ADD_F32;
+}
+
 /* One tile of y = x W^T: m tokens by n rows of w from r0. */
-static void forward_tile(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y)
+static void forward_tile(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y, int ldy)
 {
 	int k = w->cols;
 
 	if (w->dtype == DTYPE_F32) {
-		gemm(&(struct gemm){m, n, k, x, k, 1, (const float *)w->data + (ptrdiff_t)r0 * k, 1, k, y,
-				    w->rows, 1.0f, add});
+		gemm(&(struct gemm){m, n, k, x, k, 1, (const float *)w->data + (ptrdiff_t)r0 * k, 1, k, y, ldy, 1.0f,
+				    add});
 		return;
 	}
 	float *block = scratch(SCRATCH_WEIGHTS, sizeof *block * (size_t)n * CHUNK);
@@ -60,16 +66,16 @@ static void forward_tile(const float *x, const struct matrix *w, int m, int r0, 
 		int kc = k - k0 < CHUNK ? k - k0 : CHUNK;
 
 		weight_block(w, r0, n, k0, kc, block);
-		gemm(&(struct gemm){m, n, kc, x + k0, k, 1, block, 1, kc, y, w->rows, 1.0f, add || k0});
+		gemm(&(struct gemm){m, n, kc, x + k0, k, 1, block, 1, kc, y, ldy, 1.0f, add || k0});
 	}
 }
 
-static void forward_dot(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y)
+static void forward_dot(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y, int ldy)
 {
 	int k = w->cols;
 
 	if (w->dtype == DTYPE_F32) {
-		gemm_dot(m, n, k, x, k, (const float *)w->data + (ptrdiff_t)r0 * k, k, y, w->rows, add);
+		gemm_dot(m, n, k, x, k, (const float *)w->data + (ptrdiff_t)r0 * k, k, y, ldy, add);
 		return;
 	}
 	float *rows = scratch(SCRATCH_WEIGHTS, sizeof *rows * 4 * (size_t)k);
@@ -78,12 +84,14 @@ static void forward_dot(const float *x, const struct matrix *w, int m, int r0, i
 		int nr = n - r < 4 ? n - r : 4;
 
 		weight_block(w, r0 + r, nr, 0, k, rows);
-		gemm_dot(m, nr, k, x, k, rows, k, y + r, w->rows, add);
+		gemm_dot(m, nr, k, x, k, rows, k, y + r, ldy, add);
 	}
 }
 
-void cpu_matmul(const float *x, const struct matrix *w, int n, bool add, float *y)
+void cpu_matmul(struct device *d, const void *x, const struct matrix *w, int n, enum store how, void *y, int ldy)
 {
+	const float *in = x;
+	float *out = y;
 	bool dot = n <= 4 || (n <= DOT_TOKENS && w->cols >= DOT_COLS);
 	int tm, tn;
 
@@ -99,19 +107,19 @@ void cpu_matmul(const float *x, const struct matrix *w, int n, bool add, float *
 		int m0 = t % down * tm, r0 = t / down * tn;
 		int m = n - m0 < tm ? n - m0 : tm, r = w->rows - r0 < tn ? w->rows - r0 : tn;
 
-		(dot ? forward_dot : forward_tile)(x + (ptrdiff_t)m0 * w->cols, w, m, r0, r, add,
-						   y + (ptrdiff_t)m0 * w->rows + r0);
+		(dot ? forward_dot : forward_tile)(in + (ptrdiff_t)m0 * w->cols, w, m, r0, r, adds(how),
+						   out + (ptrdiff_t)m0 * ldy + r0, ldy);
 	}
 }
 
 /* One tile of dx = dy W: m tokens by n columns of w from c0. */
-static void grad_x_tile(const float *dy, const struct matrix *w, int m, int c0, int n, bool add, float *dx)
+static void grad_x_tile(const float *dy, int lddy, const struct matrix *w, int m, int c0, int n, bool add, float *dx)
 {
 	int k = w->rows;
 
 	if (w->dtype == DTYPE_F32) {
-		gemm(&(struct gemm){m, n, k, dy, k, 1, (const float *)w->data + c0, w->cols, 1, dx, w->cols,
-				    1.0f, add});
+		gemm(&(struct gemm){m, n, k, dy, lddy, 1, (const float *)w->data + c0, w->cols, 1, dx, w->cols, 1.0f,
+				    add});
 		return;
 	}
 	float *block = scratch(SCRATCH_WEIGHTS, sizeof *block * (size_t)n * CHUNK);
@@ -120,12 +128,14 @@ static void grad_x_tile(const float *dy, const struct matrix *w, int m, int c0, 
 		int kc = k - k0 < CHUNK ? k - k0 : CHUNK;
 
 		weight_block(w, k0, kc, c0, n, block);
-		gemm(&(struct gemm){m, n, kc, dy + k0, k, 1, block, n, 1, dx, w->cols, 1.0f, add || k0});
+		gemm(&(struct gemm){m, n, kc, dy + k0, lddy, 1, block, n, 1, dx, w->cols, 1.0f, add || k0});
 	}
 }
 
-void cpu_matmul_grad_x(const float *dy, const struct matrix *w, int n, bool add, float *dx)
+void cpu_matmul_grad_x(struct device *d, const void *dy, int lddy, const struct matrix *w, int n, enum store how, void *dx)
 {
+	const float *in = dy;
+	float *out = dx;
 	int tm, tn;
 
 	tile_shape(n, w->cols, w->dtype != DTYPE_F32, &tm, &tn);
@@ -136,13 +146,14 @@ void cpu_matmul_grad_x(const float *dy, const struct matrix *w, int n, bool add,
 		int m0 = t % down * tm, c0 = t / down * tn;
 		int m = n - m0 < tm ? n - m0 : tm, c = w->cols - c0 < tn ? w->cols - c0 : tn;
 
-		grad_x_tile(dy + (ptrdiff_t)m0 * w->rows, w, m, c0, c, add,
-			    dx + (ptrdiff_t)m0 * w->cols + c0);
+		grad_x_tile(in + (ptrdiff_t)m0 * lddy, lddy, w, m, c0, c, adds(how),
+			    out + (ptrdiff_t)m0 * w->cols + c0);
 	}
 }
 
-void cpu_matmul_grad_w(const float *dy, const float *x, int n, int rows, int cols, float *dw)
+void cpu_matmul_grad_w(struct device *d, const void *dy, int lddy, const void *x, int n, int rows, int cols, float *dw)
 {
+	const float *left = dy, *right = x;
 	int tm, tn;
 
 	tile_shape(rows, cols, false, &tm, &tn);
@@ -153,7 +164,7 @@ void cpu_matmul_grad_w(const float *dy, const float *x, int n, int rows, int col
 		int r0 = t % down * tm, c0 = t / down * tn;
 		int r = rows - r0 < tm ? rows - r0 : tm, c = cols - c0 < tn ? cols - c0 : tn;
 
-		gemm(&(struct gemm){r, c, n, dy + r0, 1, rows, x + c0, cols, 1,
+		gemm(&(struct gemm){r, c, n, left + r0, 1, lddy, right + c0, cols, 1,
 				    dw + (ptrdiff_t)r0 * cols + c0, cols, 1.0f, true});
 	}
 }

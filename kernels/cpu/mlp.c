@@ -40,7 +40,8 @@ INLINE float gelu_erf(float x, float *slope)
 }
 
 #define FORWARD(name)                                                                                        \
-	CLONES static void name##_forward(const float *gate, const float *up, size_t n, float *out)          \
+	CLONES static void name##_forward(const float *restrict gate, const float *restrict up, size_t n,    \
+					  float *restrict out)                                               \
 	{                                                                                                    \
 		for (size_t i = 0; i < n; i++) {                                                             \
 			float slope;                                                                         \
@@ -49,35 +50,15 @@ INLINE float gelu_erf(float x, float *slope)
 		}                                                                                            \
 	}
 #define BACKWARD(name)                                                                                       \
-	CLONES static void name##_backward(const float *gate, const float *up, const float *dout, size_t n,  \
-					   float *dgate, float *dup)                                         \
+	CLONES static void name##_backward(const float *restrict dout, size_t n, float *restrict gate,       \
+					   float *restrict up)                                               \
 	{                                                                                                    \
-		float g[LANES], u[LANES];                                                                    \
-		size_t i = 0;                                                                                \
+		for (size_t i = 0; i < n; i++) {                                                             \
+			float slope, d = dout[i], u = up[i];                                                 \
+			float f = name(gate[i], &slope);                                                     \
                                                                                                              \
-		/* Outputs may be inputs: a group is read whole before any of it is written. */              \
-		for (; i < n; i += LANES) {                                                                  \
-			size_t m = n - i < LANES ? n - i : LANES;                                            \
-                                                                                                             \
-			if (m == LANES) {                                                                    \
-				for (size_t j = 0; j < LANES; j++) {                                         \
-					float slope, d = dout[i + j];                                        \
-					float f = name(gate[i + j], &slope);                                 \
-                                                                                                             \
-					g[j] = d * up[i + j] * slope;                                        \
-					u[j] = d * f;                                                        \
-				}                                                                            \
-			} else {                                                                             \
-				for (size_t j = 0; j < m; j++) {                                             \
-					float slope, d = dout[i + j];                                        \
-					float f = name(gate[i + j], &slope);                                 \
-                                                                                                             \
-					g[j] = d * up[i + j] * slope;                                        \
-					u[j] = d * f;                                                        \
-				}                                                                            \
-			}                                                                                    \
-			memcpy(dgate + i, g, m * sizeof *g);                                                 \
-			memcpy(dup + i, u, m * sizeof *u);                                                   \
+			gate[i] = d * u * slope;                                                             \
+			up[i] = d * f;                                                                       \
 		}                                                                                            \
 	}
 
@@ -88,28 +69,61 @@ BACKWARD(silu)
 BACKWARD(gelu_tanh)
 BACKWARD(gelu_erf)
 
-void cpu_gated(enum gate f, const float *gate, const float *up, size_t n, float *out)
+/* (n, width) in tasks of up to BLOCK elements of one row; without gaps between them the rows are one. */
+struct tasks {
+	size_t rows, length; /* elements of a row */
+	size_t per_row;
+};
+
+static struct tasks tasks_of(int n, int width, int stride)
 {
-#pragma omp parallel for if (n > 4 * BLOCK)
-	for (size_t i = 0; i < n; i += BLOCK) {
-		size_t m = n - i < BLOCK ? n - i : BLOCK;
+	struct tasks t = {(size_t)n, (size_t)width, 0};
+
+	if (stride == width) {
+		t.length *= t.rows;
+		t.rows = 1;
+	}
+	t.per_row = (t.length + BLOCK - 1) / BLOCK;
+	return t;
+}
+
+/* Where task i begins in its row, and how long it is. */
+static size_t task_part(const struct tasks *t, size_t i, size_t *count)
+{
+	size_t at = i % t->per_row * BLOCK;
+
+	*count = t->length - at < BLOCK ? t->length - at : BLOCK;
+	return at;
+}
+
+void cpu_gated(struct device *d, enum gate f, const void *gate, const void *up, int n, int width, int stride, void *out)
+{
+	struct tasks t = tasks_of(n, width, stride);
+	const float *g = gate, *u = up;
+	float *y = out;
+
+#pragma omp parallel for if ((double)n * width > 4 * BLOCK)
+	for (size_t i = 0; i < t.rows * t.per_row; i++) {
+		size_t row = i / t.per_row, count, at = task_part(&t, i, &count), from = row * (size_t)stride + at;
 
 		(f == GATE_SILU       ? silu_forward
 		 : f == GATE_GELU_ERF ? gelu_erf_forward
-				      : gelu_tanh_forward)(gate + i, up + i, m, out + i);
+				      : gelu_tanh_forward)(g + from, u + from, count, y + row * t.length + at);
 	}
 }
 
-void cpu_gated_grad(enum gate f, const float *gate, const float *up, const float *dout, size_t n,
-		    float *dgate, float *dup)
+void cpu_gated_grad(struct device *d, enum gate f, const void *dout, int n, int width, int stride, void *gate, void *up)
 {
-#pragma omp parallel for if (n > 4 * BLOCK)
-	for (size_t i = 0; i < n; i += BLOCK) {
-		size_t m = n - i < BLOCK ? n - i : BLOCK;
+	struct tasks t = tasks_of(n, width, stride);
+	const float *dy = dout;
+	float *g = gate, *u = up;
 
-		(f == GATE_SILU ? silu_backward
-		 : f == GATE_GELU_ERF
-			 ? gelu_erf_backward
-			 : gelu_tanh_backward)(gate + i, up + i, dout + i, m, dgate + i, dup + i);
+#pragma omp parallel for if ((double)n * width > 4 * BLOCK)
+	for (size_t i = 0; i < t.rows * t.per_row; i++) {
+		size_t row = i / t.per_row, count, at = task_part(&t, i, &count), from = row * (size_t)stride + at;
+
+		(f == GATE_SILU       ? silu_backward
+		 : f == GATE_GELU_ERF ? gelu_erf_backward
+				      : gelu_tanh_backward)(dy + row * t.length + at, count, g + from, u + from);
 	}
 }

@@ -5,8 +5,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/matrix.h"
+
+#define CHUNK 65536 /* elements to a task of quantize; a multiple of NF4_BLOCK */
 
 const float nf4_codebook[16] = {
 	-1.0f,
@@ -136,6 +139,44 @@ void nf4_quantize(const float *x, size_t n, bool through_fp16, uint8_t *packed, 
 		quantize_block(x + start, left < NF4_BLOCK ? left : NF4_BLOCK, through_fp16,
 			       packed + start / 2, absmax + b);
 	}
+}
+
+CLONES static bool all_below(const float *x, size_t n, float limit)
+{
+	int all = 1;
+
+	for (size_t i = 0; i < n; i++)
+		all &= fabsf(x[i]) < limit;
+	return all;
+}
+
+void cpu_quantize(struct device *d, const void *x, enum dtype dtype, size_t n, bool through_fp16, uint8_t *packed,
+		  float *absmax, int32_t *bad)
+{
+	/* What fp16 rounds to infinity: half a step above its largest number, or more. */
+	float limit = through_fp16 ? 65520.0f : INFINITY;
+	size_t size = matrix_data_size(dtype, 1, 1);
+	int found = 0;
+
+#pragma omp parallel for reduction(| : found) if (n > CHUNK)
+	for (size_t i = 0; i < n; i += CHUNK) {
+		size_t count = n - i < CHUNK ? n - i : CHUNK;
+		const void *from = (const unsigned char *)x + i * size;
+		const float *values = from;
+
+		if (dtype != DTYPE_F32) {
+			float *made = scratch(SCRATCH_OP, sizeof *made * count);
+
+			floats_from(dtype, from, count, made);
+			values = made;
+		}
+		if (all_below(values, count, limit))
+			nf4_quantize(values, count, through_fp16, packed + i / 2, absmax + i / NF4_BLOCK);
+		else
+			found = 1;
+	}
+	if (found)
+		*bad = 1;
 }
 
 /* The nearest entry of the dynamic map; the lower one in the middle. */

@@ -25,13 +25,14 @@ CLONES static float row_norm(const float *x, const float *weight, int dim, float
 	return rstd;
 }
 
-void cpu_rmsnorm(const float *x, const float *weight, int n, int dim, float eps, float offset, float *out,
-		 float *rstd)
+void cpu_rmsnorm(struct device *d, const float *x, const float *weight, int n, int dim, float eps, float offset,
+		 void *out, float *rstd)
 {
+	float *y = out;
+
 #pragma omp parallel for if ((double)n * dim > PARALLEL_SIZE)
 	for (int t = 0; t < n; t++) {
-		float r = row_norm(x + (ptrdiff_t)t * dim, weight, dim, eps, offset,
-				   out + (ptrdiff_t)t * dim);
+		float r = row_norm(x + (ptrdiff_t)t * dim, weight, dim, eps, offset, y + (ptrdiff_t)t * dim);
 
 		if (rstd)
 			rstd[t] = r;
@@ -61,15 +62,20 @@ CLONES static void add_weight_grad(const float *x, const float *dout, float rstd
 		dweight[i] += dout[i] * (x[i] * rstd);
 }
 
-void cpu_rmsnorm_grad(const float *x, const float *weight, const float *rstd, const float *dout, int n,
-		      int dim, float offset, float *dx, float *dweight)
+void cpu_rmsnorm_grad(struct device *d, const float *x, const float *weight, const float *rstd, const float *dout, int n,
+		      int dim, float offset, float *dx, void *dx_act, float *dweight)
 {
 	const int width = 64;
+	float *copy = dx_act == dx ? NULL : dx_act;
 
 #pragma omp parallel for if ((double)n * dim > PARALLEL_SIZE)
-	for (int t = 0; t < n; t++)
-		row_grad(x + (ptrdiff_t)t * dim, weight, rstd[t], dout + (ptrdiff_t)t * dim, dim, offset,
-			 dx + (ptrdiff_t)t * dim);
+	for (int t = 0; t < n; t++) {
+		ptrdiff_t at = (ptrdiff_t)t * dim;
+
+		row_grad(x + at, weight, rstd[t], dout + at, dim, offset, dx + at);
+		if (copy)
+			memcpy(copy + at, dx + at, sizeof *copy * (size_t)dim);
+	}
 	if (!dweight)
 		return;
 #pragma omp parallel for if ((double)n * dim > PARALLEL_SIZE)

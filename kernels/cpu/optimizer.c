@@ -24,7 +24,7 @@ CLONES static double block_squares(const float *x, size_t n)
 	return lane[0];
 }
 
-void cpu_sum_squares(const float *x, size_t n, double *out)
+void cpu_sum_squares(struct device *d, const float *x, size_t n, double *out)
 {
 	size_t blocks = (n + BLOCK - 1) / BLOCK;
 	double *part = xcalloc(blocks ? blocks : 1, sizeof *part), sum = 0;
@@ -46,8 +46,8 @@ struct update {
 	float grad_scale, beta1, beta2, step_size, eps, decay_before, decay_after;
 };
 
-CLONES static void block_update(const struct update *u, const float *grad, size_t n, float *p, float *m,
-				float *v)
+CLONES static void block_update(const struct update *u, float *restrict grad, size_t n, float *restrict p,
+				float *restrict m, float *restrict v)
 {
 	struct update c = *u;
 
@@ -59,10 +59,11 @@ CLONES static void block_update(const struct update *u, const float *grad, size_
 		m[i] = m1;
 		v[i] = v1;
 		p[i] = (p[i] * c.decay_before - c.step_size * (m1 / (sqrtf(v1) + c.eps))) * c.decay_after;
+		grad[i] = 0;
 	}
 }
 
-void cpu_adamw(const struct adamw *o, const float *grad, size_t n, float *p, float *m, float *v)
+void cpu_adamw(struct device *d, const struct adamw *o, float *grad, size_t n, float *p, float *m, float *v)
 {
 	double c1 = 1.0 - pow(o->beta1, (double)o->step), c2 = sqrt(1.0 - pow(o->beta2, (double)o->step));
 	float decay = 1.0f - o->lr * o->weight_decay;

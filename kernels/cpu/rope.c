@@ -4,7 +4,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
 
-void cpu_rope_table(float theta, int head_dim, int positions, float *cos_out, float *sin_out)
+void cpu_rope_table(struct device *d, float theta, int head_dim, int positions, float *cos_out, float *sin_out)
 {
 	int half = head_dim / 2;
 
@@ -32,13 +32,14 @@ CLONES static void rotate(const float *c, const float *s, int heads, int half, f
 		}
 }
 
-void cpu_rope(const float *c, const float *s, const int32_t *position, int n, int heads, int head_dim,
-	      bool inverse, float *x)
+void cpu_rope(struct device *d, const float *c, const float *s, const int32_t *position, int n, int heads, int head_dim,
+	      int stride, bool inverse, void *x)
 {
 	int half = head_dim / 2;
+	float *rows = x;
 
 #pragma omp parallel for if ((double)n * heads * head_dim > 50000)
 	for (int t = 0; t < n; t++)
 		rotate(c + (ptrdiff_t)position[t] * half, s + (ptrdiff_t)position[t] * half, heads, half,
-		       inverse ? -1.0f : 1.0f, x + (ptrdiff_t)t * heads * head_dim);
+		       inverse ? -1.0f : 1.0f, rows + (ptrdiff_t)t * stride);
 }

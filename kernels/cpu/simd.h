@@ -67,6 +67,16 @@ INLINE float exp_fast(float x)
 	return p * bits_float((float_bits(shifted) + 127) << 23);
 }
 
+/* tanh x to within 3 ulp: up to 1 by Lambert's continued fraction cut off behind 11, beyond it 1 - 2 / (e^2x + 1). */
+INLINE float tanh_fast(float x)
+{
+	float a = x < 0 ? -x : x, z = x * x;
+	float near = x * (10395 + z * (1260 + z * 21)) / (10395 + z * (4725 + z * (210 + z)));
+	float far = 1.0f - 2.0f / (exp_fast(2.0f * a) + 1.0f);
+
+	return a < 1.0f ? near : x < 0 ? -far : far;
+}
+
 /* size bytes that belong to the calling thread until its next call with the same slot; aligned to 64. */
 enum scratch_slot { SCRATCH_PACK_A, SCRATCH_PACK_B, SCRATCH_WEIGHTS, SCRATCH_OP, SCRATCH_SLOTS };
 void *scratch(enum scratch_slot slot, size_t size);

@@ -202,14 +202,24 @@ grep -q very-secret "$work/out" && fail "doctor printed a token"
 says 'HF_TOKEN'
 expect 0 "$anneal" doctor --json
 json
+says '"gpu":'
 
 # A model: the continuation alone, and over HTTP.
 if [[ -d $shared/stories260K ]]; then
 	expect 0 "$anneal" generate "$shared/stories260K" "Once upon a time" --max-tokens 8
 	says 'there was'
-	expect 0 "$anneal" generate "$shared/stories260K" "Once upon a time" --max-tokens 8 --json
+	expect 0 "$anneal" generate "$shared/stories260K" "Once upon a time" --max-tokens 8 --json --device cpu --weights nf4
 	json
-	"$anneal" serve "$shared/stories260K" --port 0 --json >"$work/serve" 2>/dev/null </dev/null &
+	says '"device": "on the CPU in fp32"'
+	expect 2 "$anneal" generate "$shared/stories260K" "Once" --device gpu
+	says 'device "gpu": it takes auto, cpu or cuda'
+	expect 2 "$anneal" generate "$shared/stories260K" "Once" --device cpu --precision bf16
+	says 'precision bf16 needs a GPU'
+	expect 2 "$anneal" serve "$shared/stories260K" --weights fp8
+	says 'weights "fp8": it takes stored or nf4'
+	expect 2 "$anneal" serve "$shared/stories260K" --slots 0
+	says '--slots 0: it takes 1 or more'
+	"$anneal" serve "$shared/stories260K" --port 0 --slots 2 --device cpu --json >"$work/serve" 2>/dev/null </dev/null &
 	pid=$!
 	for ((i = 0; i < 200; i++)); do
 		[[ -s $work/serve ]] && break
@@ -224,10 +234,13 @@ stage "warm" {
   require_stop = false
 }
 GRAPH
+	grep -q '"device":"on the CPU in fp32"' "$work/serve" || fail "serve said: $(cat "$work/serve")"
 	expect 0 "$anneal" run ./warm.graph
 	says '2 answers'
-	expect 0 "$anneal" run ./warm.graph --set warm.flavour=vllm
+	expect 0 "$anneal" run ./warm.graph --set warm.flavour=vllm --set warm.slots=2
 	says '2 answers'
+	expect 2 "$anneal" run ./warm.graph --set warm.device=cpu
+	says 'this is for model'
 	expect 3 "$anneal" run ./warm.graph --set warm.require_stop=true
 	says 'did not stop'
 	says 'Once upon a time'

@@ -1,4 +1,9 @@
-/* What the kernel tests share: the backends that are built, random buffers, comparison with a float64 reference. */
+/* What the kernel tests share: the devices that are here, buffers in their memory, random numbers, comparison with a float64
+ * reference.
+ *
+ * Every test runs on every device: the CPU, and in builds with TEST_CUDA a GPU with activations of each dtype. A test makes
+ * its inputs on the host, where act_in also rounds them to activations, so that the reference computes from the same
+ * numbers; buffers of the device are freed by case_end. Outputs begin as NaN, so that what is not written shows. */
 #ifndef TESTS_UNIT_KERNELS_CHECK_H
 #define TESTS_UNIT_KERNELS_CHECK_H
 
@@ -8,14 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/error.h"
 #include "base/mem.h"
 #include "kernels/kernels.h"
 
-static const struct kernels *const backends[] = {&kernels_cpu};
-
-#define EACH_BACKEND(k)                                                                                      \
-	for (size_t backend = 0; backend < sizeof backends / sizeof *backends && ((k) = backends[backend]);  \
-	     backend++)
+/* ---- random numbers ---- */
 
 static uint64_t random_state = 12345;
 
@@ -43,16 +45,196 @@ static inline float *random_floats(size_t n, float scale)
 
 static inline float *copy_floats(const float *x, size_t n)
 {
-	float *y = xmalloc(sizeof *y * n);
+	float *y = xmalloc(sizeof *y * (n ? n : 1));
 
 	memcpy(y, x, sizeof *y * n);
 	return y;
 }
+
+/* ---- devices ---- */
+
+static struct device *test_devices[4];
+
+static inline void check_device(int failed, const struct error *err)
+{
+	if (failed)
+		fail_msg("%s", err->message);
+}
+
+/* The i-th device, or NULL. */
+static inline struct device *device_at(size_t i)
+{
+#ifdef TEST_CUDA
+	static const enum dtype acts[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+	static bool tried;
+	struct error err = ERROR_INIT;
+
+	if (!tried) {
+		tried = true;
+		bool there = device_cuda_count(&err) > 0;
+
+		if (!there)
+			print_message("without a GPU: %s\n", err.message);
+		if (!there && getenv("ANNEAL_REQUIRE_CUDA"))
+			fail_msg("a GPU is required: %s", err.message);
+		for (size_t k = 0; there && k < 3; k++)
+			check_device(device_open(DEVICE_CUDA, 0, acts[k], &test_devices[k + 1], &err), &err);
+	}
+#endif
+	test_devices[0] = &device_cpu;
+	return i < 4 ? test_devices[i] : NULL;
+}
+
+#define EACH_DEVICE(d) for (size_t each = 0; ((d) = device_at(each)); each++)
+
+/* How many random cases: the fake GPU (tests/fakes/cuda) runs kernels thread by thread. */
+static inline int rounds(const struct device *d, int n)
+{
+	return d->kind == DEVICE_CPU ? n : (n + 3) / 4;
+}
+
+/* A tolerance for fp32 and one rounding to activations (half an ulp: 2^-9 of bf16's, 2^-12 of fp16's value); steps: how many
+ * roundings of intermediate activations of order 1 may add up. */
+static inline double tolerance(const struct device *d, double fp32, double steps)
+{
+	return fp32 + (1 + steps) * (d->act == DTYPE_BF16 ? 0x1p-9 : d->act == DTYPE_F16 ? 0x1p-12 : 0);
+}
+
+/* ---- buffers ---- */
+
+static void *case_buffers[128];
+static size_t case_count;
+
+static inline void *device_bytes(struct device *d, const void *bytes, size_t size)
+{
+	struct error err = ERROR_INIT;
+	void *p;
+
+	check_device(device_alloc(d, size ? size : 1, &p, &err), &err);
+	assert_true(case_count < sizeof case_buffers / sizeof *case_buffers);
+	case_buffers[case_count++] = p;
+	if (bytes) {
+		device_upload(d, p, bytes, size);
+	} else {
+		void *nans = xmalloc(size + 1);
+
+		memset(nans, 0xff, size + 1);
+		device_upload(d, p, nans, size);
+		free(nans);
+	}
+	return p;
+}
+
+/* Ends a case: waits, fails on any failure of the device, frees its buffers. */
+static inline void case_end(struct device *d)
+{
+	struct error err = ERROR_INIT;
+
+	check_device(device_wait(d, &err), &err);
+	while (case_count > 0)
+		device_free(d, case_buffers[--case_count]);
+}
+
+static inline float *f32_in(struct device *d, const float *x, size_t n)
+{
+	return device_bytes(d, x, n * sizeof *x);
+}
+
+static inline int32_t *i32_in(struct device *d, const int32_t *x, size_t n)
+{
+	return device_bytes(d, x, n * sizeof *x);
+}
+
+/* Activations; x becomes what they hold. */
+static inline void *act_in(struct device *d, float *x, size_t n)
+{
+	void *raw = xmalloc(n * 4 + 1);
+
+	floats_to(d->act, x, n, raw);
+	floats_from(d->act, raw, n, x);
+	void *p = device_bytes(d, raw, n * device_act_size(d));
+
+	free(raw);
+	return p;
+}
+
+static inline void *act_new(struct device *d, size_t n)
+{
+	return device_bytes(d, NULL, n * device_act_size(d));
+}
+
+static inline float *f32_new(struct device *d, size_t n)
+{
+	return device_bytes(d, NULL, n * sizeof(float));
+}
+
+static inline void *fetch(struct device *d, const void *p, size_t size)
+{
+	struct error err = ERROR_INIT;
+	void *out = xmalloc(size + 1);
+
+	check_device(device_download(d, out, p, size, &err), &err);
+	return out;
+}
+
+static inline float *f32_out(struct device *d, const float *p, size_t n)
+{
+	return fetch(d, p, n * sizeof *p);
+}
+
+static inline float *act_out(struct device *d, const void *p, size_t n)
+{
+	void *raw = fetch(d, p, n * device_act_size(d));
+	float *x = xmalloc(sizeof *x * (n + 1));
+
+	floats_from(d->act, raw, n, x);
+	free(raw);
+	return x;
+}
+
+/* Of a product's result: fp32 or activations, as `how` says. */
+static inline bool is_f32(enum store how)
+{
+	return how == STORE_F32 || how == ADD_F32;
+}
+
+static inline void *store_in(struct device *d, enum store how, float *x, size_t n)
+{
+	return is_f32(how) ? f32_in(d, x, n) : act_in(d, x, n);
+}
+
+static inline float *store_out(struct device *d, enum store how, const void *p, size_t n)
+{
+	return is_f32(how) ? f32_out(d, p, n) : act_out(d, p, n);
+}
+
+/* ---- comparison ---- */
 
 static inline void assert_close(double got, double want, double tolerance, const char *what, size_t i)
 {
 	if (!(fabs(got - want) <= tolerance * (1 + fabs(want))))
 		fail_msg("%s[%zu] is %.9g, expected %.9g", what, i, got, want);
 }
+
+static inline void assert_all_close(const struct device *d, const float *got, const double *want, size_t n,
+				    double tolerance, const char *what)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!(fabs(got[i] - want[i]) <= tolerance * (1 + fabs(want[i]))))
+			fail_msg("%s: %s[%zu] of %zu is %.9g, expected %.9g", d->ops->name, what, i, n, (double)got[i],
+				 want[i]);
+}
+
+static inline void free_all(void **list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(list[i]);
+}
+
+#define FREE(...)                                                                                                      \
+	do {                                                                                                           \
+		void *list[] = {__VA_ARGS__};                                                                          \
+		free_all(list, sizeof list / sizeof *list);                                                            \
+	} while (0)
 
 #endif

@@ -242,7 +242,7 @@ static struct lora_set *random_adapter(const struct model_config *c, const char 
 
 	for (int p = 0; p < PROJ_COUNT; p++)
 		target[p] = strstr(targets, proj_name((enum proj)p)) != NULL;
-	check(lora_set_new(c, 4, 8, target, false, &s, &err));
+	check(lora_set_new(NULL, c, 4, 8, target, false, &s, &err));
 	lora_set_init(s, 9);
 	for (size_t i = 0; i < s->count; i++)
 		s->params[i] += 0.01f * (float)(i % 7) - 0.03f; /* B is not zero either */

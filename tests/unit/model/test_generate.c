@@ -39,6 +39,12 @@ static void stories_close(struct stories *s)
 	json_decref(s->golden);
 }
 
+static int feed(struct transformer *t, struct kv_cache *k, int slot, const int32_t *ids, int n, float *logits,
+		struct error *err)
+{
+	return transformer_decode(t, k, &(struct decode_item){slot, n, ids}, 1, logits, NULL, err);
+}
+
 static int32_t argmax(const float *x, int n)
 {
 	int32_t best = 0;
@@ -100,20 +106,20 @@ static void decoding_token_by_token_tells_the_same_story(void **state)
 	(void)state;
 	SKIP_WITHOUT(GOLDEN);
 	stories_open(&s);
-	assert_int_equal(kv_cache_new(&s.model->config, 2, 256, &k, &err), 0);
+	assert_int_equal(kv_cache_new(NULL, &s.model->config, 2, 256, &k, &err), 0);
 	for (int i = 0; i < 256; i++) {
-		assert_int_equal(transformer_decode(s.t, k, 1, s.ids + i, 1, logits, &err), 0);
+		assert_int_equal(feed(s.t, k, 1, s.ids + i, 1, logits, &err), 0);
 		assert_int_equal(argmax(logits, 512), s.ids[i + 1]);
 		assert_golden_row(s.golden, i, logits);
 	}
 	assert_int_equal(kv_cache_length(k, 1), 256);
 	assert_int_equal(kv_cache_length(k, 0), 0);
-	assert_int_equal(transformer_decode(s.t, k, 1, s.ids, 1, logits, &err), -1);
+	assert_int_equal(feed(s.t, k, 1, s.ids, 1, logits, &err), -1);
 	assert_string_equal(err.message, "1 more tokens do not fit behind 256 in a cache of 256");
 	/* Prefill in two uneven parts ends in the same place. */
 	kv_cache_reset(k, 1);
-	assert_int_equal(transformer_decode(s.t, k, 1, s.ids, 37, logits, &err), 0);
-	assert_int_equal(transformer_decode(s.t, k, 1, s.ids + 37, 219, logits, &err), 0);
+	assert_int_equal(feed(s.t, k, 1, s.ids, 37, logits, &err), 0);
+	assert_int_equal(feed(s.t, k, 1, s.ids + 37, 219, logits, &err), 0);
 	assert_int_equal(argmax(logits, 512), s.ids[256]);
 	kv_cache_free(k);
 	stories_close(&s);
@@ -145,7 +151,7 @@ static void greedy_generation_is_the_golden_story(void **state)
 	SKIP_WITHOUT(GOLDEN);
 	stories_open(&s);
 	greedy.max_tokens = 256;
-	assert_int_equal(kv_cache_new(&s.model->config, 1, 300, &k, &err), 0);
+	assert_int_equal(kv_cache_new(NULL, &s.model->config, 1, 300, &k, &err), 0);
 	assert_int_equal(generate(s.t, k, 0, s.ids, 1, &greedy, remember, &a, &finish, &err), 0);
 	assert_int_equal(finish, FINISH_LENGTH);
 	assert_int_equal(a.n, 256);
@@ -169,7 +175,7 @@ static void generation_ends_at_stops_limits_and_the_callback(void **state)
 
 	(void)state;
 	assert_int_equal(transformer_new(m, NULL, &t, &err), 0);
-	assert_int_equal(kv_cache_new(&c, 1, 10, &k, &err), 0);
+	assert_int_equal(kv_cache_new(NULL, &c, 1, 10, &k, &err), 0);
 	/* The cache holds the prompt and eight answers; the ninth answer needs no room. */
 	assert_int_equal(generate(t, k, 0, prompt, 2, &s, remember, &a, &finish, &err), 0);
 	assert_int_equal(finish, FINISH_LENGTH);
@@ -197,9 +203,113 @@ static void generation_ends_at_stops_limits_and_the_callback(void **state)
 	assert_int_equal(generate(t, k, 0, prompt, 2, &s, remember, &a, &finish, &err), -1);
 	assert_string_equal(err.message, "max_tokens is 0, at least 1 is needed");
 	kv_cache_free(k);
-	assert_int_equal(kv_cache_new(&c, 1, 65, &k, &err), -1);
+	assert_int_equal(kv_cache_new(NULL, &c, 1, 65, &k, &err), -1);
 	transformer_free(t);
 	tiny_free(m);
+}
+
+/* ---- several at a time ---- */
+
+#define SEQUENCES 5
+
+/* What each of these prompts becomes, `slots` at a time, with at most `piece` tokens of a prompt in one pass. */
+static void continue_all(struct model *m, int slots, int piece, const struct sampling s[SEQUENCES],
+			 struct answer out[SEQUENCES])
+{
+	static const int32_t prompt[SEQUENCES][12] = {
+		{1, 2},
+		{3},
+		{4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+		{1, 2, 30, 31, 32},
+		{36, 35, 34, 33, 20, 9, 9},
+	};
+	static const int lengths[SEQUENCES] = {2, 1, 12, 5, 7};
+	const int vocab = m->config.vocab_size;
+	struct continuation running[SEQUENCES];
+	int whose[SEQUENCES]; /* -1: the slot is free */
+	struct transformer *t = NULL;
+	struct kv_cache *k = NULL;
+	struct error err = ERROR_INIT;
+	float *logits = xmalloc(sizeof *logits * SEQUENCES * (size_t)vocab);
+	int32_t chosen[SEQUENCES];
+	int next = 0, left = SEQUENCES;
+
+	assert_int_equal(transformer_new(m, NULL, &t, &err), 0);
+	assert_int_equal(kv_cache_new(NULL, &m->config, slots, 40, &k, &err), 0);
+	assert_int_equal(transformer_reserve_decode(t, k, slots * 12, slots, &err), 0);
+	for (int i = 0; i < slots; i++)
+		whose[i] = -1;
+	while (left) {
+		struct decode_item items[SEQUENCES];
+		int of[SEQUENCES], count = 0;
+
+		for (int i = 0; i < slots; i++) {
+			if (whose[i] < 0 && next < SEQUENCES) {
+				whose[i] = next++;
+				out[whose[i]].n = 0;
+				kv_cache_reset(k, i);
+				assert_int_equal(continuation_begin(&running[i], t, k, i, prompt[whose[i]],
+								    lengths[whose[i]], &s[whose[i]], &err),
+						 0);
+			}
+			if (whose[i] < 0)
+				continue;
+			items[count] = continuation_feed(&running[i], piece);
+			of[count++] = i;
+		}
+		assert_int_equal(transformer_decode(t, k, items, count, logits, chosen, &err), 0);
+		for (int i = 0; i < count; i++) {
+			struct continuation *g = &running[of[i]];
+			struct answer *a = &out[whose[of[i]]];
+
+			assert_int_equal(chosen[i], argmax(logits + i * vocab, vocab));
+			enum step step = continuation_take(g, &items[i], logits + i * vocab, chosen[i]);
+
+			if (step == STEP_TOKEN || step == STEP_LAST)
+				a->ids[a->n++] = g->id;
+			if (step == STEP_LAST || step == STEP_STOP) {
+				whose[of[i]] = -1;
+				left--;
+			}
+		}
+	}
+	free(logits);
+	kv_cache_free(k);
+	transformer_free(t);
+}
+
+static void sequences_in_one_pass_become_what_each_becomes_alone(void **state)
+{
+	(void)state;
+	for (int gemma = 0; gemma < 2; gemma++) {
+		struct model_config c = tiny_config(gemma);
+		struct model *m = tiny_new(&c);
+		struct sampling s[SEQUENCES];
+		struct answer alone[SEQUENCES], together[SEQUENCES];
+
+		for (int i = 0; i < SEQUENCES; i++) {
+			s[i] = sampling_default();
+			s[i].max_tokens = i == 1 ? 4 : 25;
+			s[i].temperature = i % 2 ? 1.0f : 0.0f;
+			s[i].seed = (uint64_t)i;
+		}
+		m->config.eos[0] = 17;
+		m->config.n_eos = 1;
+		s[0].ignore_eos = s[2].ignore_eos = true;
+		continue_all(m, 1, 100, s, alone);
+		assert_int_equal(alone[0].n, 25);
+		assert_int_equal(alone[2].n, 25);
+		for (int slots = 2; slots <= SEQUENCES; slots++)
+			for (int piece = 1; piece <= 11; piece += 5) {
+				continue_all(m, slots, piece, s, together);
+				for (int i = 0; i < SEQUENCES; i++) {
+					assert_int_equal(together[i].n, alone[i].n);
+					assert_memory_equal(together[i].ids, alone[i].ids,
+							    sizeof *alone[i].ids * (size_t)alone[i].n);
+				}
+			}
+		tiny_free(m);
+	}
 }
 
 /* How often each of five ids comes out of 20,000 draws. */
@@ -257,6 +367,7 @@ int main(void)
 		cmocka_unit_test(decoding_token_by_token_tells_the_same_story),
 		cmocka_unit_test(greedy_generation_is_the_golden_story),
 		cmocka_unit_test(generation_ends_at_stops_limits_and_the_callback),
+		cmocka_unit_test(sequences_in_one_pass_become_what_each_becomes_alone),
 		cmocka_unit_test(sampling_draws_with_the_asked_probabilities),
 	};
 

@@ -24,7 +24,7 @@ static struct lora_set *adapters(const struct model_config *c)
 	struct lora_set *s = NULL;
 	struct error err = ERROR_INIT;
 
-	assert_int_equal(lora_set_new(c, 3, 5.0f, every_projection, true, &s, &err), 0);
+	assert_int_equal(lora_set_new(NULL, c, 3, 5.0f, every_projection, true, &s, &err), 0);
 	for (size_t i = 0; i < s->count; i++)
 		s->params[i] = tiny_random(0.3f);
 	return s;

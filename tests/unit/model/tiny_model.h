@@ -98,6 +98,66 @@ static inline void tiny_free(struct model *m)
 	free(m);
 }
 
+/* ---- on a device ---- */
+
+static inline float *tiny_upload(struct device *d, const void *x, size_t n)
+{
+	struct error err = ERROR_INIT;
+	void *p;
+
+	if (device_alloc(d, n * sizeof(float), &p, &err))
+		abort();
+	device_upload(d, p, x, n * sizeof(float));
+	return p;
+}
+
+/* A copy of m whose weights are on d, in fp32. */
+static inline struct model *tiny_on(const struct model *m, struct device *d)
+{
+	const struct model_config *c = &m->config;
+	struct model *t = xcalloc(1, sizeof *t);
+	size_t h = (size_t)c->hidden_size;
+
+	t->config = *c;
+	t->device = d;
+	t->embed = m->embed;
+	t->embed.data = tiny_upload(d, m->embed.data, (size_t)c->vocab_size * h);
+	t->lm_head = t->embed;
+	if (!c->tie_embeddings)
+		t->lm_head.data = tiny_upload(d, m->lm_head.data, (size_t)c->vocab_size * h);
+	t->final_norm = tiny_upload(d, m->final_norm, h);
+	t->layers = xcalloc((size_t)c->layers, sizeof *t->layers);
+	for (int i = 0; i < c->layers; i++) {
+		t->layers[i].input_norm = tiny_upload(d, m->layers[i].input_norm, h);
+		t->layers[i].post_norm = tiny_upload(d, m->layers[i].post_norm, h);
+		for (int p = 0; p < PROJ_COUNT; p++) {
+			struct matrix w = m->layers[i].proj[p];
+
+			w.data = tiny_upload(d, w.data, (size_t)w.rows * (size_t)w.cols);
+			t->layers[i].proj[p] = w;
+		}
+	}
+	return t;
+}
+
+static inline void tiny_off(struct model *m)
+{
+	struct device *d = m->device;
+
+	for (int i = 0; i < m->config.layers; i++) {
+		device_free(d, m->layers[i].input_norm);
+		device_free(d, m->layers[i].post_norm);
+		for (int p = 0; p < PROJ_COUNT; p++)
+			device_free(d, (void *)(uintptr_t)m->layers[i].proj[p].data);
+	}
+	if (!m->config.tie_embeddings)
+		device_free(d, (void *)(uintptr_t)m->lm_head.data);
+	device_free(d, (void *)(uintptr_t)m->embed.data);
+	device_free(d, m->final_norm);
+	free(m->layers);
+	free(m);
+}
+
 /* ---- the reference ---- */
 
 /* y (rows) += W x + scale B A dropout(x) */

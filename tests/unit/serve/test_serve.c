@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "model/transformer.h"
 #include "serve/server.h"
 
 #define MODEL  SHARED_DATA "stories260K"
@@ -42,6 +44,22 @@ static int stop(void **state)
 	server_stop(server);
 	server = NULL;
 	return 0;
+}
+
+/* A device that fails on demand. */
+static atomic_bool failing;
+
+int __real_transformer_decode(struct transformer *t, struct kv_cache *k, const struct decode_item *items,
+			      int count, float *logits, int32_t *chosen, struct error *err);
+int __wrap_transformer_decode(struct transformer *t, struct kv_cache *k, const struct decode_item *items,
+			      int count, float *logits, int32_t *chosen, struct error *err);
+
+int __wrap_transformer_decode(struct transformer *t, struct kv_cache *k, const struct decode_item *items,
+			      int count, float *logits, int32_t *chosen, struct error *err)
+{
+	if (atomic_load(&failing))
+		return error_set(err, ERR_INFRA, "the device fell off the bus");
+	return __real_transformer_decode(t, k, items, count, logits, chosen, err);
 }
 
 /* ---- a client ---- */
@@ -523,6 +541,36 @@ static void a_server_stops_while_it_answers(void **state)
 	close(fd);
 }
 
+static void a_server_whose_device_fails_is_not_healthy(void **state)
+{
+	static const char *const paths[] = {"/v1/completions", "/generate"};
+	struct error err = ERROR_INIT;
+	struct server_options o = {.model = MODEL, .slots = 2};
+	struct server *other, *kept = server;
+
+	NEED_SERVER();
+	assert_int_equal(server_start(&o, &other, &err), 0);
+	assert_non_null(strstr(server_device_text(other), "fp32"));
+	server = other;
+	atomic_store(&failing, true);
+	struct answer a = ask("POST", "/v1/completions", "{\"prompt\":\"Once\"}");
+	atomic_store(&failing, false);
+	assert_int_equal(a.status, 500);
+	assert_non_null(strstr(a.body, "the device fell off the bus"));
+	answer_free(&a);
+	for (size_t i = 0; i < 2; i++) {
+		a = ask("POST", paths[i], "{\"prompt\":\"Once\"}");
+		assert_int_equal(a.status, 503);
+		assert_non_null(strstr(a.body, "the device fell off the bus"));
+		answer_free(&a);
+	}
+	a = ask("GET", "/health", NULL);
+	assert_int_equal(a.status, 503);
+	answer_free(&a);
+	server_stop(other);
+	server = kept;
+}
+
 static void what_cannot_be_served_is_told(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -562,6 +610,7 @@ int main(void)
 		cmocka_unit_test(a_client_that_goes_away_does_not_hold_up_the_next),
 		cmocka_unit_test(many_clients_at_once_are_all_answered),
 		cmocka_unit_test(a_server_stops_while_it_answers),
+		cmocka_unit_test(a_server_whose_device_fails_is_not_healthy),
 		cmocka_unit_test(what_cannot_be_served_is_told),
 	};
 

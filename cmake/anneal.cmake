@@ -1,6 +1,10 @@
 # How every target of the project is built, and the two functions that folders use.
 
-find_package(PkgConfig REQUIRED)
+if(ANNEAL_CORE_ONLY)
+  find_package(PkgConfig)
+else()
+  find_package(PkgConfig REQUIRED)
+endif()
 find_package(Threads REQUIRED)
 
 add_library(anneal_flags INTERFACE)
@@ -11,7 +15,7 @@ target_compile_options(anneal_flags INTERFACE
     -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Werror -fno-common>
   $<$<C_COMPILER_ID:Clang>:-Wno-unknown-warning-option>)
 if(ANNEAL_SANITIZE)
-  target_compile_options(anneal_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=address,undefined
+  target_compile_options(anneal_flags INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=address,undefined
     -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g>)
   target_link_options(anneal_flags INTERFACE -fsanitize=address,undefined)
 endif()
@@ -38,13 +42,27 @@ function(anneal_folder name)
   target_link_libraries(anneal_${name} PUBLIC anneal_flags ${A_LIBS})
 endfunction()
 
-# anneal_test(NAME SOURCES a.c … [LIBS lib …] [LABELS label …]): one cmocka program, run from the project's root
+# anneal_test(NAME [CUDA] SOURCES a.c … [LIBS lib …] [LABELS label …]): one cmocka program, run from the project's root
 # (tests find ../shared/data from there).
+# CUDA: its tests run on a GPU too, where the build has the CUDA backend and the machine a GPU.
 function(anneal_test name)
-  cmake_parse_arguments(A "" "" "SOURCES;LIBS;LABELS" ${ARGN})
-  pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+  cmake_parse_arguments(A "CUDA" "" "SOURCES;LIBS;LABELS" ${ARGN})
+  if(ANNEAL_CORE_ONLY)
+    pkg_check_modules(CMOCKA QUIET IMPORTED_TARGET cmocka)
+  else()
+    pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+  endif()
   add_executable(test_${name} ${A_SOURCES})
-  target_link_libraries(test_${name} PRIVATE ${A_LIBS} PkgConfig::CMOCKA)
+  target_link_libraries(test_${name} PRIVATE ${A_LIBS})
+  if(CMOCKA_FOUND)
+    target_link_libraries(test_${name} PRIVATE PkgConfig::CMOCKA)
+  else()
+    target_compile_definitions(test_${name} PRIVATE CMOCKA_MIN)
+  endif()
+  if(A_CUDA AND ANNEAL_CUDA)
+    target_compile_definitions(test_${name} PRIVATE TEST_CUDA)
+    list(APPEND A_LABELS cuda)
+  endif()
   add_test(NAME ${name} COMMAND test_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT 300)
 endfunction()

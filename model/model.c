@@ -481,5 +481,8 @@ uint64_t model_bytes_resident(const struct model_config *c)
 
 bool model_wants_resident(const struct model_config *c, const struct device_info *gpu)
 {
-	return model_bytes_resident(c) <= gpu->free_memory / 10 * 6 && gpu->bandwidth >= 1000000000000u;
+	/* Where the driver does not tell: cards whose compute capability ends in 0 have stacked memory, up to 10.0. */
+	bool fast = gpu->bandwidth ? gpu->bandwidth >= 1000000000000u : gpu->minor == 0 && gpu->major <= 10;
+
+	return fast && model_bytes_resident(c) <= gpu->free_memory / 10 * 6;
 }

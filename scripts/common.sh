@@ -2,7 +2,7 @@
 # directory at the project's root.
 
 # What a build needs beside bash, git and apt, on Debian 12 and on Ubuntu 24.04.
-packages=(gcc libc6-dev cmake ninja-build pkg-config libsqlite3-dev libcurl4-openssl-dev libarchive-dev
+packages=(gcc g++ libc6-dev cmake ninja-build pkg-config libsqlite3-dev libcurl4-openssl-dev libarchive-dev
 	libjansson-dev libssl-dev libpcre2-dev libmicrohttpd-dev
 	zlib1g-dev libzstd-dev libsnappy-dev libutf8proc-dev libcmocka-dev)
 

@@ -432,7 +432,8 @@ static void nf4_and_resident_weights_give_the_same_loss(void **state)
 			transformer_free(t);
 			model_free(m);
 		}
-		assert_true(fabs(loss[0] - loss[1]) <= 1e-5 * loss[0]);
+		/* The same numbers go into products; where sums of 16-bit products are cut differs. */
+		assert_true(fabs(loss[0] - loss[1]) <= (acts[i] == DTYPE_F32 ? 1e-5 : tolerance(acts[i]) / 8) * loss[0]);
 		assert_true(fabs(loss[0] - loss[2]) <= tolerance(acts[i]) * loss[2]);
 		device_close(d);
 	}

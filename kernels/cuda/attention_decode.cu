@@ -1,0 +1,250 @@
+/* Attention of few queries over many keys, as in decoding: what counts is how fast keys and values are read.
+ *
+ * A block takes up to 16 rows (queries and heads of one kv head, attention.cuh), all of one tensor core tile, and one of several
+ * parts of the keys (Dao et al. 2023, "Flash-Decoding"), so that one sequence also keeps the device busy. Each warp goes over
+ * its own 16 keys at a time, with its own ring of copies under way and no barrier, and has a softmax of its own; at
+ * the end these are brought together in the order of warps, and a second kernel does the same with the parts, whose number
+ * depends on bounds and the device only. */
+#include <stddef.h>
+
+#include "kernels/cuda/attention.cuh"
+
+#define KEYS       16 /* of a warp at a time */
+#define STAGES     2
+#define MIN_KEYS   64  /* of a part: below, parts cost more than they give */
+#define MAX_SPLITS 128
+
+template <int D> static constexpr int decode_warps()
+{
+	return D > 128 ? 2 : 4;
+}
+
+/* What a part leaves of a row: factor * max, l and the outputs not divided by it. */
+struct part {
+	float *max, *l; /* (queries, heads, splits) */
+	float *o;       /* (queries, heads, splits, head_dim) */
+};
+
+template <typename T, int D, int WARPS>
+__global__ void __launch_bounds__(32 * WARPS)
+attention_decode_part(struct attention s, int splits, int row_tiles, const T *q, const T *k, const T *v, T *out, float *lse,
+		      struct part part)
+{
+	const int N = KEYS / 8, RING = 2 * STAGES * tile_size<D>(KEYS);
+	DYNAMIC_SHARED(T, q_tile);
+	T *ring = q_tile + tile_size<D>(16);
+	int group = s.heads / s.kv_heads, kv_head = blockIdx.y / row_tiles, first = blockIdx.y % row_tiles * 16;
+	int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, split = blockIdx.x % splits;
+	struct sequence sequence = sequence_at(s, blockIdx.x / splits);
+	int rows = sequence.queries * group;
+
+	if (first >= rows)
+		return;
+
+	struct view all = view_of(s, sequence, group, first, 16);
+	int share = ceil_div(ceil_div(all.end - all.begin, KEYS), splits) * KEYS;
+	int from = all.begin + split * share, to = from + share < all.end ? from + share : all.end;
+	const T *keys = k + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
+	const T *values = v + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
+	float o[1][D / 8][4] = {}, max[1][2] = {{-INFINITY, -INFINITY}}, l[1][2] = {}, factor = scores_factor(s);
+	int begin[1][2], end[1][2];
+	T *own = ring + warp * RING;
+
+	rows_see<1>(begin, end, s, sequence, group, first);
+	tile_load_heads<D, 16, 32 * WARPS>(q_tile,
+					   q + (ptrdiff_t)sequence.token * s.q_stride + (ptrdiff_t)kv_head * group * s.head_dim,
+					   s.q_stride, s.head_dim, group, first, rows, thread);
+	cp_async_commit();
+	from += warp * KEYS;
+	if (from < to) {
+		tile_load<D, KEYS, 32>(own, keys, s.k_stride, s.head_dim, from, to, lane);
+		tile_load<D, KEYS, 32>(own + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, from, to, lane);
+	}
+	cp_async_commit();
+	cp_async_wait<1>();
+	__syncthreads();
+	for (int at = from, stage = 0; at < to; at += KEYS * WARPS, stage ^= 1) {
+		T *k_now = own + stage * 2 * tile_size<D>(KEYS), *v_now = k_now + tile_size<D>(KEYS);
+		T *k_next = own + (stage ^ 1) * 2 * tile_size<D>(KEYS);
+		float x[1][N][4] = {};
+		uint32_t p[1][N / 2][4];
+
+		if (at + KEYS * WARPS < to) {
+			tile_load<D, KEYS, 32>(k_next, keys, s.k_stride, s.head_dim, at + KEYS * WARPS, to, lane);
+			tile_load<D, KEYS, 32>(k_next + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, at + KEYS * WARPS,
+					       to, lane);
+		}
+		cp_async_commit();
+		cp_async_wait<1>();
+		__syncwarp();
+		product_rows<D, 1, N>(x, q_tile, 0, k_now);
+		if (scores_bent(s))
+			scores_bend<1, N>(x, s);
+		/* Keys from `to` on are another part's. */
+		if (at < all.all_begin || at + KEYS > (to < all.all_end ? to : all.all_end)) {
+			int stop[1][2] = {{end[0][0] < to ? end[0][0] : to, end[0][1] < to ? end[0][1] : to}};
+
+			scores_mask<1, N>(x, begin, stop, at, -INFINITY);
+		}
+		softmax_step<D, 1, N>(x, max, l, o, factor);
+		tiles_pack<T, 1, N>(p, x);
+		product_columns<D, 1, N>(o, p, v_now);
+		__syncwarp();
+	}
+
+	/* (WARPS, 16, D + 8) in place of the ring: outputs, factor * max, l, nothing */
+	float *sums = reinterpret_cast<float *>(ring);
+
+	cp_async_wait<0>();
+	__syncthreads();
+	UNROLL
+	for (int h = 0; h < 2; h++) {
+		float *row = sums + (warp * 16 + 8 * h + lane / 4) * (D + 8), sum = row_sum(l[0][h]);
+
+		UNROLL
+		for (int n = 0; n < D / 8; n++) {
+			row[8 * n + lane % 4 * 2] = o[0][n][2 * h];
+			row[8 * n + lane % 4 * 2 + 1] = o[0][n][2 * h + 1];
+		}
+		if (lane % 4 == 0) {
+			row[D] = max[0][h] * factor;
+			row[D + 1] = sum;
+		}
+	}
+	__syncthreads();
+	for (int r = 0; r < 16 && first + r < rows; r++) {
+		int query = (first + r) / group, head = kv_head * group + first + r - query * group;
+		ptrdiff_t at = (ptrdiff_t)(sequence.token + query) * s.heads + head;
+		float top = -INFINITY, sum = 0.0f, weight[WARPS];
+
+		UNROLL
+		for (int w = 0; w < WARPS; w++)
+			top = fmaxf(top, sums[(w * 16 + r) * (D + 8) + D]);
+		UNROLL
+		for (int w = 0; w < WARPS; w++) {
+			weight[w] = top == -INFINITY ? 0.0f : exp2_fast(sums[(w * 16 + r) * (D + 8) + D] - top);
+			sum += weight[w] * sums[(w * 16 + r) * (D + 8) + D + 1];
+		}
+		for (int c = thread; c < s.head_dim; c += 32 * WARPS) {
+			float x = 0.0f;
+
+			UNROLL
+			for (int w = 0; w < WARPS; w++)
+				x += weight[w] * sums[(w * 16 + r) * (D + 8) + c];
+			if (splits == 1)
+				out[at * s.head_dim + c] = from_float<T>(x / sum);
+			else
+				part.o[(at * splits + split) * s.head_dim + c] = x;
+		}
+		if (thread == 0 && splits > 1) {
+			part.max[at * splits + split] = top;
+			part.l[at * splits + split] = sum;
+		} else if (thread == 0 && lse) {
+			lse[at] = top * LN2 + logf(sum);
+		}
+	}
+}
+
+/* A block to a query and head, a thread to a column of its output. */
+template <typename T>
+__global__ void __launch_bounds__(256) attention_decode_join(struct attention s, int splits, struct part part, T *out, float *lse)
+{
+	__shared__ float weight[MAX_SPLITS];
+	ptrdiff_t at = blockIdx.x;
+	const float *o = part.o + at * splits * s.head_dim;
+	float top = -INFINITY, sum = 0.0f, x = 0.0f;
+	int c = threadIdx.x;
+
+	if (at >= (ptrdiff_t)s.cu_q[s.sequences] * s.heads)
+		return;
+	for (int i = 0; i < splits; i++)
+		top = fmaxf(top, part.max[at * splits + i]);
+	for (int i = c; i < splits; i += blockDim.x)
+		weight[i] = exp2_fast(part.max[at * splits + i] - top);
+	__syncthreads();
+	for (int i = 0; i < splits; i++)
+		sum += weight[i] * part.l[at * splits + i];
+	if (c < s.head_dim) {
+		UNROLL_8
+		for (int i = 0; i < splits; i++)
+			x += weight[i] * o[i * s.head_dim + c];
+		out[at * s.head_dim + c] = from_float<T>(x / sum);
+	}
+	if (c == 0 && lse)
+		lse[at] = top * LN2 + logf(sum);
+}
+
+bool attention_is_decode(const struct attention *s)
+{
+	return s->max_q <= 8 && s->max_q * (s->heads / s->kv_heads) <= 64;
+}
+
+static int decode_row_tiles(const struct attention *s)
+{
+	return ceil_div(s->max_q * (s->heads / s->kv_heads), 16);
+}
+
+/* Parts of the keys: enough blocks for the device, and MIN_KEYS for each of them. */
+static int decode_splits(const struct cuda_device *d, const struct attention *s)
+{
+	int blocks = s->sequences * s->kv_heads * decode_row_tiles(s), wanted = (s->head_dim > 128 ? 2 : 4) * d->multiprocessors;
+	int keys = s->window > 0 && s->window + s->max_q < s->max_k ? s->window + s->max_q : s->max_k;
+	int splits = blocks > 0 ? wanted / blocks : 1, most = ceil_div(keys, MIN_KEYS);
+
+	splits = splits < most ? splits : most;
+	splits = splits < MAX_SPLITS ? splits : MAX_SPLITS;
+	return splits > 1 ? splits : 1;
+}
+
+size_t attention_decode_scratch(const struct cuda_device *d, const struct attention *s)
+{
+	int splits = decode_splits(d, s);
+
+	return splits == 1 ? 0 : sizeof(float) * (size_t)s->queries * s->heads * splits * (s->head_dim + 2);
+}
+
+template <typename T, int D>
+static void decode_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+{
+	const int WARPS = decode_warps<D>();
+	const size_t shared = sizeof(T) * (size_t)(tile_size<D>(16) + WARPS * 2 * STAGES * tile_size<D>(KEYS));
+	static_assert(sizeof(T) * 2 * STAGES * (size_t)tile_size<D>(KEYS) >= sizeof(float) * 16 * (D + 8),
+		      "the sums of a warp take the place of its ring");
+	int splits = decode_splits(cuda_device(d), s), row_tiles = decode_row_tiles(s);
+	size_t rows = (size_t)s->queries * s->heads * splits;
+	struct part part = {};
+
+	if (splits > 1) {
+		part.max = (float *)cuda_scratch(d, attention_decode_scratch(cuda_device(d), s));
+		if (!part.max)
+			return;
+		part.l = part.max + rows;
+		part.o = part.l + rows;
+	}
+	cuda_launch(d, "attention", attention_decode_part<T, D, WARPS>,
+		    dim3((unsigned)s->sequences * splits, (unsigned)s->kv_heads * row_tiles), dim3(32 * WARPS), shared, *s, splits,
+		    row_tiles, q, k, v, out, lse, part);
+	if (splits > 1)
+		cuda_launch(d, "attention", attention_decode_join<T>, dim3((unsigned)s->queries * s->heads),
+			    dim3(32 * ceil_div(s->head_dim, 32)), 0, *s, splits, part, out, lse);
+}
+
+template <typename T>
+void attention_decode(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+{
+	if (s->head_dim <= 64)
+		decode_launch<T, 64>(d, s, q, k, v, out, lse);
+	else if (s->head_dim <= 96)
+		decode_launch<T, 96>(d, s, q, k, v, out, lse);
+	else if (s->head_dim <= 128)
+		decode_launch<T, 128>(d, s, q, k, v, out, lse);
+	else if (s->head_dim <= 192)
+		decode_launch<T, 192>(d, s, q, k, v, out, lse);
+	else
+		decode_launch<T, 256>(d, s, q, k, v, out, lse);
+}
+
+template void attention_decode<__nv_bfloat16>(struct device *d, const struct attention *s, const __nv_bfloat16 *q,
+					      const __nv_bfloat16 *k, const __nv_bfloat16 *v, __nv_bfloat16 *out, float *lse);
+template void attention_decode<__half>(struct device *d, const struct attention *s, const __half *q, const __half *k, const __half *v,
+				       __half *out, float *lse);

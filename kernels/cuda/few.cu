@@ -1,0 +1,243 @@
+/* y = x W^T for at most 8 tokens: bound by the bytes of W, which are read once, 16 bytes to a lane, straight into registers.
+ * A block shares the columns of a few rows among its 8 warps, and adds the warps' sums in order.
+ *
+ * With 16-bit weights in the dtype of 16-bit activations the tensor cores multiply, W being the first factor, so that
+ * arithmetic takes next to no instructions. Lane (g, c) of a warp holds columns 8 c … 8 c + 7 of every 32, of rows g and
+ * g + 8 and of token g; step s of 2 multiplies columns 8 c + 4 s … + 3. All other dtypes go through fp32 registers: there
+ * each warp has two rows of its own. */
+#include "kernels/cuda/nf4.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+#define THREADS 256
+#define WARPS   (THREADS / 32)
+
+/* ---- 16-bit ---- */
+
+/* Adds UNROLL times 32 columns from x and w (the lane's row i at w[i]) on, all loads before the first product. CHECK: only
+ * `left` columns exist from the lane's first one on. */
+template <typename T, int ROW_TILES, int UNROLL, bool CHECK>
+__device__ __forceinline__ void few_mma_step(const T *x, const T *const w[2 * ROW_TILES], int k, int left,
+					     float acc[ROW_TILES][4])
+{
+	uint4 a[UNROLL][2 * ROW_TILES], b[UNROLL];
+
+#pragma unroll
+	for (int u = 0; u < UNROLL; u++) {
+		bool inside = !CHECK || 32 * u < left;
+
+		b[u] = inside ? *reinterpret_cast<const uint4 *>(x + k + 32 * u) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+		for (int i = 0; i < 2 * ROW_TILES; i++)
+			a[u][i] = inside ? *reinterpret_cast<const uint4 *>(w[i] + k + 32 * u) : make_uint4(0, 0, 0, 0);
+	}
+	/* Or the compiler moves each load to its product, to save registers. */
+	__syncwarp();
+#pragma unroll
+	for (int u = 0; u < UNROLL; u++)
+#pragma unroll
+		for (int i = 0; i < ROW_TILES; i++) {
+			uint4 r = a[u][2 * i], s = a[u][2 * i + 1];
+			const uint32_t a0[4] = {r.x, s.x, r.y, s.y}, a1[4] = {r.z, s.z, r.w, s.w};
+			const uint32_t b0[2] = {b[u].x, b[u].y}, b1[2] = {b[u].z, b[u].w};
+
+			mma_16816<T>(acc[i], a0, b0);
+			mma_16816<T>(acc[i], a1, b1);
+		}
+}
+
+/* ROW_TILES of 16 rows; a warp keeps UNROLL times 32 columns of them in flight. */
+template <typename T, int ROW_TILES, int UNROLL>
+__global__ void __launch_bounds__(THREADS) few_mma_kernel(const T *x, const T *w, int rows, int cols,
+							  struct product_out out, bool vector)
+{
+	const int row_count = 16 * ROW_TILES;
+	__shared__ __align__(16) float sums[WARPS][PRODUCT_FEW][row_count + 4];
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
+	int row0 = blockIdx.x * row_count;
+	float acc[ROW_TILES][4] = {};
+	const T *own[2 * ROW_TILES];
+
+	/* Tokens and rows that do not exist are others again, whose results are not stored. */
+	x += (size_t)(g < out.n ? g : out.n - 1) * (size_t)cols + (size_t)(8 * c);
+#pragma unroll
+	for (int i = 0; i < 2 * ROW_TILES; i++) {
+		int row = row0 + 8 * i + g;
+
+		own[i] = w + (size_t)(row < rows ? row : rows - 1) * (size_t)cols + (size_t)(8 * c);
+	}
+	for (int k = warp * UNROLL * 32; k < cols; k += THREADS * UNROLL) {
+		if (k + UNROLL * 32 <= cols)
+			few_mma_step<T, ROW_TILES, UNROLL, false>(x, own, k, 0, acc);
+		else
+			few_mma_step<T, ROW_TILES, UNROLL, true>(x, own, k, cols - k - 8 * c, acc);
+	}
+#pragma unroll
+	for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+		for (int j = 0; j < 4; j++)
+			sums[warp][2 * c + j % 2][16 * i + 8 * (j / 2) + g] = acc[i][j];
+	__syncthreads();
+	int t = threadIdx.x / (row_count / 4), at = threadIdx.x % (row_count / 4) * 4;
+
+	if (t >= out.n || row0 + at >= rows)
+		return;
+	float sum[4] = {};
+
+	for (int i = 0; i < WARPS; i++)
+		for (int j = 0; j < 4; j++)
+			sum[j] += sums[i][t][at + j];
+	store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)(row0 + at), rows - (row0 + at), vector, sum);
+}
+
+template <typename T>
+static void few_mma(struct device *d, const struct product_out *out, const T *x, const T *w, int rows, int cols)
+{
+	bool vector = stores_vector(out->y, out->ld, rows);
+
+	/* 32 rows to a block read x half as often, when there are blocks enough. */
+	if (rows >= 64 * cuda_device(d)->multiprocessors)
+		cuda_launch(d, "product of few tokens", few_mma_kernel<T, 2, 2>, dim3((unsigned)ceil_div(rows, 32)),
+			    dim3(THREADS), 0, x, w, rows, cols, *out, vector);
+	else
+		cuda_launch(d, "product of few tokens", few_mma_kernel<T, 1, 4>, dim3((unsigned)ceil_div(rows, 16)),
+			    dim3(THREADS), 0, x, w, rows, cols, *out, vector);
+}
+
+/* ---- through fp32 ---- */
+
+/* A matrix as it is stored: how 8 values of a row are read. vector: 16-byte accesses, and whole groups of 8. */
+template <typename W> struct dense_weights {
+	const W *data;
+	bool vector;
+
+	__device__ __forceinline__ void read(size_t at, int left, const float *, float v[8]) const
+	{
+		read8(data + at, left, vector, v);
+	}
+};
+
+struct nf4_weights {
+	const uint8_t *packed;
+	struct nf4_scales scales;
+	bool vector, round;
+
+	__device__ __forceinline__ void read(size_t at, int, const float *table, float v[8]) const
+	{
+		nf4_values8(table, nf4_word(packed + at / 2, vector), nf4_block_absmax(scales, at / NF4_BLOCK), v);
+		if (round)
+			for (int i = 0; i < 8; i++)
+				v[i] = nf4_round<true>(v[i]);
+	}
+};
+
+template <typename T, typename W, int TOKENS>
+__global__ void __launch_bounds__(THREADS) few_kernel(const T *x, W w, int rows, int cols, bool vector,
+						      struct product_out out)
+{
+	__shared__ float table[NF4_TABLE];
+	int lane = threadIdx.x % 32, row0 = (blockIdx.x * WARPS + threadIdx.x / 32) * 2;
+	float sum[2][TOKENS] = {};
+
+	nf4_table_fill(table);
+	__syncthreads();
+	for (int k = lane * 8; k < cols; k += 256) {
+		int left = cols - k;
+		float a[2][8], b[8];
+
+#pragma unroll
+		for (int r = 0; r < 2; r++) {
+			int row = row0 + r < rows ? row0 + r : rows - 1;
+
+			w.read((size_t)row * (size_t)cols + (size_t)k, left, table + lane, a[r]);
+#pragma unroll
+			for (int i = 0; i < 8; i++)
+				a[r][i] = to_float(from_float<T>(a[r][i]));
+		}
+#pragma unroll
+		for (int t = 0; t < TOKENS; t++) {
+			if (t >= out.n)
+				break;
+			read8(x + (size_t)t * (size_t)cols + (size_t)k, left, vector, b);
+#pragma unroll
+			for (int i = 0; i < 8; i++) {
+				sum[0][t] = fmaf(a[0][i], b[i], sum[0][t]);
+				sum[1][t] = fmaf(a[1][i], b[i], sum[1][t]);
+			}
+		}
+	}
+#pragma unroll
+	for (int t = 0; t < TOKENS; t++) {
+		float v[4] = {warp_sum(sum[0][t]), warp_sum(sum[1][t])};
+
+		if (lane == 0 && t < out.n && row0 < rows)
+			store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)row0, rows - row0 < 2 ? 1 : 2, false, v);
+	}
+}
+
+template <typename T, typename W>
+static void few_simt(struct device *d, const struct product_out *out, const T *x, W w, int rows, int cols)
+{
+	bool vector = aligned_to(x, 16) && cols % 8 == 0;
+	dim3 grid((unsigned)ceil_div(rows, 2 * WARPS));
+
+	if (out->n <= 2)
+		cuda_launch(d, "product of few tokens", few_kernel<T, W, 2>, grid, dim3(THREADS), 0, x, w, rows, cols, vector,
+			    *out);
+	else
+		cuda_launch(d, "product of few tokens", few_kernel<T, W, PRODUCT_FEW>, grid, dim3(THREADS), 0, x, w, rows, cols,
+			    vector, *out);
+}
+
+template <typename T, typename W>
+static void few_dense(struct device *d, const struct product_out *out, const T *x, const struct matrix *m)
+{
+	struct dense_weights<W> w = {static_cast<const W *>(m->data), aligned_to(m->data, 16) && m->cols % 8 == 0};
+
+	few_simt(d, out, x, w, m->rows, m->cols);
+}
+
+/* The tensor cores have no fp32. */
+static void few_same(struct device *d, const struct product_out *out, const float *x, const struct matrix *m)
+{
+	few_dense<float, float>(d, out, x, m);
+}
+
+template <typename T>
+static void few_same(struct device *d, const struct product_out *out, const T *x, const struct matrix *m)
+{
+	if (aligned_to(x, 16) && aligned_to(m->data, 16) && m->cols % 8 == 0)
+		few_mma(d, out, x, static_cast<const T *>(m->data), m->rows, m->cols);
+	else
+		few_dense<T, T>(d, out, x, m);
+}
+
+template <typename T>
+static void few(struct device *d, const struct product_out *out, const void *in, const struct matrix *m)
+{
+	const T *x = static_cast<const T *>(in);
+
+	if (m->dtype == DTYPE_NF4) {
+		struct nf4_weights w = {static_cast<const uint8_t *>(m->data), nf4_scales_of(d, m), aligned_to(m->data, 4),
+					m->round_fp16};
+
+		few_simt(d, out, x, w, m->rows, m->cols);
+	} else if (m->dtype == dtype_of<T>::value) {
+		few_same(d, out, x, m);
+	} else if (m->dtype == DTYPE_F32) {
+		few_dense<T, float>(d, out, x, m);
+	} else if (m->dtype == DTYPE_BF16) {
+		few_dense<T, __nv_bfloat16>(d, out, x, m);
+	} else {
+		few_dense<T, __half>(d, out, x, m);
+	}
+}
+
+void few_product(struct device *d, const struct product_out *out, const void *x, const struct matrix *w)
+{
+	if (out->act == DTYPE_F32)
+		few<float>(d, out, x, w);
+	else if (out->act == DTYPE_BF16)
+		few<__nv_bfloat16>(d, out, x, w);
+	else
+		few<__half>(d, out, x, w);
+}

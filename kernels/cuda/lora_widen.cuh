@@ -1,0 +1,145 @@
+/* The products of LoRA that begin with few rows: y (n, channels) += the transposed (rank, n) times (rank, channels), for one
+ * adapter to a tile of y, or for all of them that share y's channels in one pass (dx), each with its dropout mask.
+ *
+ * Memory decides: y is read and written once, by 16 bytes, and the two narrow matrices come from the cache. */
+#ifndef KERNELS_CUDA_LORA_WIDEN_CUH
+#define KERNELS_CUDA_LORA_WIDEN_CUH
+
+#include "kernels/cuda/vector.cuh"
+
+#define WIDE_THREADS  256
+#define WIDE_CHANNELS 128 /* of a tile */
+#define WIDE_TOKENS   64
+#define WIDE_STRIDE   (WIDE_CHANNELS + 4)
+
+/* One adapter of widen_kernel: y[t, at + c] += the sum over r of matrix (r, c) narrow (r, t). */
+struct widen_part {
+	const float *matrix; /* element (r, c) at r * matrix_r + c * matrix_c; one of these strides is 1 */
+	const float *narrow; /* (rank, n) of each split */
+	float *save;         /* (rank, n): gets the sum of the splits; or NULL */
+	const uint8_t *bits; /* masks as in narrow_job, MASKED */
+	int first;           /* its first tile in the grid, unless all parts are together */
+	int channels, rank, at, matrix_r, matrix_c;
+};
+
+struct widen {
+	struct widen_part part[LORA_PARTS];
+	void *y;
+	size_t total; /* floats of one split */
+	int parts, n, splits, ldy;
+	float scale;
+	bool together; /* all parts add to the same channels, in one pass over y */
+	bool vector;   /* y can be read and written by 16 bytes */
+};
+
+/* RANKS ranks of a part into shared memory: the matrix (RANKS, WIDE_STRIDE), where the first halves of 8 channels lie before
+ * the second ones so that lanes read without bank conflicts, and narrow (RANKS, WIDE_TOKENS). */
+template <int RANKS>
+__device__ __forceinline__ void load_ranks(const struct widen &a, const struct widen_part &part, int r0,
+					   int c0, int t0, bool save, float *matrix, float *narrow)
+{
+	for (int i = threadIdx.x; i < RANKS * WIDE_CHANNELS; i += WIDE_THREADS) {
+		int r = part.matrix_r == 1 ? i % RANKS : i / WIDE_CHANNELS;
+		int c = part.matrix_r == 1 ? i / RANKS : i % WIDE_CHANNELS;
+
+		matrix[r * WIDE_STRIDE + c / 8 * 4 + c / 4 % 2 * (WIDE_CHANNELS / 2) + c % 4] =
+			r0 + r < part.rank && c0 + c < part.channels
+				? part.matrix[(size_t)(r0 + r) * part.matrix_r +
+					      (size_t)(c0 + c) * part.matrix_c]
+				: 0.0f;
+	}
+	for (int i = threadIdx.x; i < RANKS * WIDE_TOKENS; i += WIDE_THREADS) {
+		int r = r0 + i / WIDE_TOKENS, t = t0 + i % WIDE_TOKENS;
+		size_t at = (size_t)r * a.n + t;
+		float x = 0;
+
+		if (r < part.rank && t < a.n) {
+			for (int s = 0; s < a.splits; s++)
+				x += part.narrow[s * a.total + at];
+			if (save)
+				part.save[at] = x;
+		}
+		narrow[i] = x;
+	}
+}
+
+/* Block (channels, tokens); each thread has 8 channels of 4 tokens, so that a warp's access to y is two rows of 256 bytes. */
+template <typename Y, int RANKS, bool MASKED>
+static __global__ void __launch_bounds__(WIDE_THREADS, 2) widen_kernel(const __grid_constant__ struct widen a)
+{
+	__shared__ __align__(16) float matrix[RANKS * WIDE_STRIDE];
+	__shared__ __align__(16) float narrow[RANKS * WIDE_TOKENS];
+	int p = 0, c_lane = threadIdx.x % 16, t_lane = threadIdx.x / 16, t0 = blockIdx.y * WIDE_TOKENS;
+	float sum[4][8] = {}, total[MASKED ? 4 : 1][8] = {};
+
+	if (!a.together)
+		while (p + 1 < a.parts && (int)blockIdx.x >= a.part[p + 1].first)
+			p++;
+	int tile = a.together ? blockIdx.x : blockIdx.x - a.part[p].first;
+	int last = a.together ? a.parts : p + 1, c0 = tile * WIDE_CHANNELS, c = c0 + 8 * c_lane,
+	    t = t0 + 4 * t_lane;
+	int channels = a.part[p].channels;
+	Y *y = static_cast<Y *>(a.y) + (size_t)t * a.ldy + a.part[p].at + c;
+
+	for (; p < last; p++) {
+		const struct widen_part &part = a.part[p];
+
+		for (int r0 = 0; r0 < part.rank; r0 += RANKS) {
+			__syncthreads();
+			load_ranks<RANKS>(a, part, r0, c0, t0, part.save && tile == 0, matrix, narrow);
+			__syncthreads();
+#pragma unroll 8
+			for (int r = 0; r < RANKS; r++) {
+				float m[8], x[4];
+
+				load_floats<4>(matrix + r * WIDE_STRIDE + 4 * c_lane, m);
+				load_floats<4>(matrix + r * WIDE_STRIDE + WIDE_CHANNELS / 2 + 4 * c_lane,
+					       m + 4);
+				load_floats<4>(narrow + r * WIDE_TOKENS + 4 * t_lane, x);
+#pragma unroll
+				for (int i = 0; i < 4; i++)
+#pragma unroll
+					for (int j = 0; j < 8; j++)
+						sum[i][j] += x[i] * m[j];
+			}
+		}
+		if (MASKED && c < channels)
+#pragma unroll
+			for (int i = 0; i < 4; i++) {
+				size_t row = (size_t)(t + i) * ceil_div(channels, 8);
+				uint32_t bits = t + i < a.n ? part.bits[row + c / 8] : 0;
+
+#pragma unroll
+				for (int j = 0; j < 8; j++) {
+					total[MASKED ? i : 0][j] += bits >> j & 1 ? sum[i][j] : 0.0f;
+					sum[i][j] = 0;
+				}
+			}
+	}
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		const float *add = MASKED ? total[MASKED ? i : 0] : sum[i];
+
+		if (t + i >= a.n || c >= channels)
+			continue;
+		if (a.vector && c + 8 <= channels) {
+			float x[8];
+
+			load_floats<8>(y + (size_t)i * a.ldy, x);
+#pragma unroll
+			for (int j = 0; j < 8; j++)
+				x[j] += a.scale * add[j];
+			store_floats<8>(y + (size_t)i * a.ldy, x);
+		} else {
+#pragma unroll
+			for (int j = 0; j < 8; j++)
+				if (c + j < channels) {
+					Y *to = y + (size_t)i * a.ldy + j;
+
+					*to = from_float<Y>(to_float(*to) + a.scale * add[j]);
+				}
+		}
+	}
+}
+
+#endif

@@ -1,0 +1,200 @@
+/* y = x W^T with W in NF4. A block computes `tokens` values of some rows of W; its warps share the rows, and the depth of a
+ * stage. Lane (g, c) of a warp takes 8 packed bytes each of rows g and g + 8, the 16 elements from 16 c on of one NF4
+ * block, so the quad's lanes have the whole block and one absmax. nf4_layout.h says where all this lies. */
+#include "kernels/cuda/nf4_product.cuh"
+
+template <int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS> struct forward_shape {
+	static const int rows = 16 * ROW_TILES * ROW_WARPS;
+	static const int blocks = SUBS * K_WARPS; /* of NF4 to a row, in one stage */
+	static const int depth = NF4_BLOCK * blocks;
+	static const int chunks = depth / 8; /* of x to a token */
+	static const int stage_bytes = nf4_stage_bytes(TOKENS, depth, rows, blocks);
+	static const int packed_at = TOKENS * depth * 2, absmax_at = packed_at + rows * depth / 2,
+			 raw_at = absmax_at + rows * blocks * 4;
+};
+
+/* Offsets from the tile's first token and row fit 32 bits, which saves registers. */
+template <typename T, typename S, int TOKENS>
+__device__ __forceinline__ void forward_load(const struct nf4_args &a, int token0, int row0, int k0, char *stage)
+{
+	const T *x = static_cast<const T *>(a.in) + (size_t)token0 * (size_t)a.ld_in + (size_t)k0;
+	const uint8_t *packed = a.packed + ((size_t)row0 * (size_t)a.cols + (size_t)k0) / 2;
+	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
+	int chunk = threadIdx.x % S::chunks, half = threadIdx.x % halves;
+
+#pragma unroll(TOKENS >= 64 ? 1 : 8)
+	for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
+		int token = threadIdx.x / S::chunks + r * (NF4_THREADS / S::chunks);
+		bool keep = token0 + token < a.n && k0 + chunk * 8 < a.cols;
+
+		if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS)
+			cp_async_16(stage + nf4_x_offset(token, chunk, S::chunks),
+				    keep ? x + (token * a.ld_in + chunk * 8) : static_cast<const T *>(a.in), keep);
+	}
+#pragma unroll(TOKENS >= 64 ? 1 : 8)
+	for (int r = 0; r < ceil_div(S::rows * halves, NF4_THREADS); r++) {
+		int row = threadIdx.x / halves + r * (NF4_THREADS / halves);
+		bool keep = row0 + row < a.rows && k0 + half * 32 < a.cols;
+
+		if (S::rows % (NF4_THREADS / halves) == 0 || row < S::rows)
+			cp_async_16(stage + S::packed_at + nf4_w_offset(row, half / 2, S::blocks) + half % 2 * 16,
+				    keep ? packed + (row * (a.cols / 2) + half * 16) : a.packed, keep);
+	}
+	nf4_scales_load<S::rows, S::blocks, false>(a, row0, k0 / NF4_BLOCK, reinterpret_cast<float *>(stage + S::absmax_at),
+						   reinterpret_cast<uint32_t *>(stage + S::raw_at));
+}
+
+/* One NF4 block of 16 * ROW_TILES rows times all the tokens, in two halves of 2 steps: so many elements of a token are 16
+ * bytes, and no more of W than these need be in registers. */
+template <typename T, typename S, bool ROUND, int TOKENS, int ROW_TILES, bool PAIRS>
+__device__ __forceinline__ void forward_multiply(const char *table, const char *stage, int row0, int block, int lane,
+						 float acc[ROW_TILES][(TOKENS + 7) / 8][4])
+{
+	int g = lane / 4, c = lane % 4;
+	const float *absmax = reinterpret_cast<const float *>(stage + S::absmax_at);
+	uint32_t column = nf4_column<PAIRS>(lane);
+	float scale[ROW_TILES][2];
+	uint2 packed[ROW_TILES][2];
+
+#pragma unroll
+	for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+		for (int r = 0; r < 2; r++) {
+			int row = row0 + 16 * i + 8 * r + g;
+
+			packed[i][r] = *reinterpret_cast<const uint2 *>(stage + S::packed_at +
+									nf4_w_offset(row, block, S::blocks) + 8 * c);
+			scale[i][r] = absmax[row * S::blocks + block];
+		}
+#pragma unroll
+	for (int h = 0; h < 2; h++) {
+		uint32_t w[ROW_TILES][2][4];
+
+#pragma unroll
+		for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+			for (int r = 0; r < 2; r++)
+#pragma unroll
+				for (int q = 0; q < 4; q++) {
+					float2 p = nf4_pair<PAIRS>(table, column, h ? packed[i][r].y : packed[i][r].x, q);
+
+					w[i][q / 2][q % 2 * 2 + r] =
+						nf4_pack2<T, ROUND>(p.x * scale[i][r], p.y * scale[i][r]);
+				}
+#pragma unroll
+		for (int j = 0; j < (TOKENS + 7) / 8; j++) {
+			uint4 x = make_uint4(0, 0, 0, 0);
+
+			if (TOKENS >= 8 || g < TOKENS)
+				x = *reinterpret_cast<const uint4 *>(
+					stage + nf4_x_offset(8 * j + g, block * 8 + 2 * c + h, S::chunks));
+			const uint32_t b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+
+#pragma unroll
+			for (int s = 0; s < 2; s++)
+#pragma unroll
+				for (int i = 0; i < ROW_TILES; i++)
+					mma_16816<T>(acc[i][j], w[i][s], b[s]);
+		}
+	}
+}
+
+template <typename T, bool ROUND, int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS, int STAGES, bool PAIRS>
+__global__ void __launch_bounds__(NF4_THREADS, 2) nf4_forward_kernel(struct nf4_args a)
+{
+	typedef forward_shape<TOKENS, ROW_WARPS, K_WARPS, ROW_TILES, SUBS> S;
+	const int n_tiles = (TOKENS + 7) / 8;
+	DYNAMIC_SHARED(char, shared);
+	char *table = shared, *stages = shared + nf4_codes_bytes(PAIRS) + NF4_MAP_BYTES;
+	float *map = reinterpret_cast<float *>(shared + nf4_codes_bytes(PAIRS));
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp / ROW_WARPS;
+	int row0 = blockIdx.x * S::rows, warp_row = warp % ROW_WARPS * 16 * ROW_TILES, token0 = blockIdx.y * TOKENS;
+	int first = blockIdx.z * a.steps, count = min(a.steps, ceil_div(a.cols, S::depth) - first);
+	float acc[ROW_TILES][n_tiles][4] = {};
+
+	for (int i = 0; i < STAGES - 1; i++) {
+		if (i < count)
+			forward_load<T, S, TOKENS>(a, token0, row0, (first + i) * S::depth, stages + i * S::stage_bytes);
+		cp_async_commit();
+	}
+	nf4_codes_fill<PAIRS>(table);
+	if (!a.scales.absmax)
+		map[threadIdx.x] = a.scales.map[threadIdx.x];
+#pragma unroll 1
+	for (int i = 0; i < count; i++) {
+		char *stage = stages + i % STAGES * S::stage_bytes;
+		int next = i + STAGES - 1;
+
+		cp_async_wait<STAGES - 2>();
+		__syncthreads();
+		if (next < count)
+			forward_load<T, S, TOKENS>(a, token0, row0, (first + next) * S::depth,
+						   stages + next % STAGES * S::stage_bytes);
+		cp_async_commit();
+		if (!a.scales.absmax) {
+			nf4_scales_make<S::rows, S::blocks, false>(a, (first + i) * S::blocks, map,
+								   reinterpret_cast<uint32_t *>(stage + S::raw_at),
+								   reinterpret_cast<float *>(stage + S::absmax_at));
+			__syncthreads();
+		}
+#pragma unroll
+		for (int s = 0; s < SUBS; s++)
+			forward_multiply<T, S, ROUND, TOKENS, ROW_TILES, PAIRS>(table, stage, warp_row, k_warp * SUBS + s, lane,
+										acc);
+	}
+	__syncthreads();
+	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * TOKENS * (S::rows + 4);
+	int g = lane / 4, c = lane % 4;
+
+#pragma unroll
+	for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+		for (int j = 0; j < n_tiles; j++)
+#pragma unroll
+			for (int r = 0; r < 4; r++) {
+				int token = 8 * j + 2 * c + r % 2, row = warp_row + 16 * i + r / 2 * 8 + g;
+
+				if (TOKENS >= 8 || token < TOKENS)
+					own[token * (S::rows + 4) + row] = acc[i][j][r];
+			}
+	__syncthreads();
+	nf4_tile_store<T, K_WARPS, TOKENS, S::rows>(a, sums, token0, row0);
+}
+
+template <typename T, bool ROUND> static void forward_launch(struct device *d, const struct nf4_plan *p, struct nf4_args a)
+{
+	dim3 grid((unsigned)p->width_blocks, (unsigned)p->token_blocks, (unsigned)p->splits);
+	int tile = 0;
+
+#define FORWARD(tokens, row_warps, k_warps, row_tiles, subs, stages, pairs)                                            \
+	if (p->tile == tile++) {                                                                                       \
+		typedef forward_shape<tokens, row_warps, k_warps, row_tiles, subs> S;                                  \
+		static_assert(32 * (row_warps) * (k_warps) == NF4_THREADS, "all warps have a part");                   \
+		static_assert((k_warps) * (tokens) * (S::rows + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
+		cuda_launch(d, "NF4 product",                                                                          \
+			    nf4_forward_kernel<T, ROUND, tokens, row_warps, k_warps, row_tiles, subs, stages, pairs>,  \
+			    grid, dim3(NF4_THREADS), nf4_forward_tile(p->tile).shared, a);                             \
+	}
+	NF4_FORWARD_TILES(FORWARD)
+}
+
+bool nf4_forward(struct device *d, const struct product_out *out, const void *x, const struct matrix *w)
+{
+	struct cuda_device *c = cuda_device(d);
+	struct nf4_plan plan = nf4_forward_plan(c->major, c->minor, c->multiprocessors, out->n, w->rows, w->cols);
+	struct nf4_args a;
+	bool failed = false;
+
+	if (!nf4_args_make(d, out, x, w->cols, w, &plan, &a, &failed))
+		return failed;
+	/* fp16 rounds to itself. */
+	if (out->act == DTYPE_F16)
+		forward_launch<__half, false>(d, &plan, a);
+	else if (w->round_fp16)
+		forward_launch<__nv_bfloat16, true>(d, &plan, a);
+	else
+		forward_launch<__nv_bfloat16, false>(d, &plan, a);
+	if (a.parts)
+		splits_sum(d, out, a.parts, plan.splits);
+	return true;
+}

@@ -36,9 +36,10 @@ install_packages() {
 	"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# build PRESET: configures once, then builds what changed.
+# build PRESET [TARGET]: configures once, then builds what changed, of everything or of one target.
 build() {
-	local log
+	local log target=()
+	[[ -z ${2:-} ]] || target=(--target "$2")
 	[[ -f build/$1/build.ninja ]] || {
 		log=$(mktemp)
 		cmake --preset "$1" >"$log" 2>&1 || {
@@ -48,5 +49,5 @@ build() {
 		}
 		rm -f "$log"
 	}
-	cmake --build --preset "$1" -- --quiet
+	cmake --build --preset "$1" "${target[@]}" -- --quiet
 }

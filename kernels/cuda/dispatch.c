@@ -4,6 +4,7 @@
 #include "kernels/cuda/dispatch.h"
 
 #define SPLITS_MOST 32
+#define FUSED_MOST  256 /* tokens */
 #define BLOCK_US    1.0 /* a block's start: filling the pipeline and the table of the code book */
 #define LAUNCH_US   1.5 /* the second kernel of a product in splits */
 #define LATENCY_US  0.8 /* of memory under load */
@@ -16,20 +17,20 @@ struct speed {
 
 static struct speed speed_of(int major, int minor)
 {
-	if (major >= 9)
+	if (major == 9 || major == 10)
 		return (struct speed){228 << 10, 30e3, 2.1e6};
 	if (major == 8 && minor == 0)
 		return (struct speed){164 << 10, 16e3, 1.4e6};
-	return (struct speed){100 << 10, 5e3, 0.9e6};
+	return (struct speed){100 << 10, 7e3, 0.8e6};
 }
 
-enum nf4_kind nf4_product_kind(int major, int minor, int n, int rows, int cols)
+enum nf4_kind nf4_product_kind(int major, int n, int rows, int cols)
 {
-	int most = major >= 9 ? 64 : 256;
+	/* Tensor cores that mma.sync does not use to the full: cuBLASLt gains more there. */
+	int most = major == 9 || major == 10 ? 128 : FUSED_MOST;
 
-	(void)minor;
 	/* A lane's elements lie in one block of 64, and a row begins with one. */
-	return n <= most && rows > 0 && cols % NF4_BLOCK == 0 ? NF4_FUSED : NF4_DEQUANTIZE;
+	return n <= most && rows > 0 && cols > 0 && cols % NF4_BLOCK == 0 ? NF4_FUSED : NF4_DEQUANTIZE;
 }
 
 static size_t table_bytes(bool pairs)
@@ -75,6 +76,11 @@ struct nf4_tile nf4_backward_tile(int index)
 static int ceil_ratio(int a, int b)
 {
 	return (a + b - 1) / b;
+}
+
+static size_t larger_size(size_t a, size_t b)
+{
+	return a > b ? a : b;
 }
 
 static double larger(double a, double b)
@@ -166,7 +172,7 @@ static size_t padded(size_t bytes)
 
 size_t nf4_absmax_scratch(int rows, int cols)
 {
-	return padded((size_t)rows * (size_t)cols / NF4_BLOCK * sizeof(float));
+	return padded(((size_t)rows * (size_t)cols + NF4_BLOCK - 1) / NF4_BLOCK * sizeof(float));
 }
 
 size_t convert_scratch(int rows, int cols, size_t act_size)
@@ -186,12 +192,15 @@ size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act
 
 	if (convert_rows(rows, cols, act_size) < rows)
 		most += (size_t)n * (size_t)cols * sizeof(float);
-	if (w != DTYPE_NF4 || act == DTYPE_F32 || nf4_product_kind(major, minor, n, rows, cols) != NF4_FUSED)
-		return most;
-	struct nf4_plan forward = nf4_forward_plan(major, minor, multiprocessors, n, rows, cols);
-	struct nf4_plan backward = nf4_backward_plan(major, minor, multiprocessors, n, rows, cols);
-	size_t y = nf4_plan_scratch(&forward, n, rows), dx = nf4_plan_scratch(&backward, n, cols);
-	size_t fused = nf4_absmax_scratch(rows, cols) + (y > dx ? y : dx);
+	/* Fewer tokens may be cut into more splits. */
+	for (int t = n < FUSED_MOST ? n : FUSED_MOST; w == DTYPE_NF4 && act != DTYPE_F32 && t > 0; t--) {
+		if (nf4_product_kind(major, t, rows, cols) != NF4_FUSED)
+			continue;
+		struct nf4_plan forward = nf4_forward_plan(major, minor, multiprocessors, t, rows, cols);
+		struct nf4_plan backward = nf4_backward_plan(major, minor, multiprocessors, t, rows, cols);
 
-	return fused > most ? fused : most;
+		most = larger_size(most, nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&forward, t, rows));
+		most = larger_size(most, nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&backward, t, cols));
+	}
+	return most;
 }

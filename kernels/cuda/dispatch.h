@@ -26,7 +26,7 @@ struct cuda_device;
 /* What y = x W^T and dx = dy W of an NF4 matrix are done by: kernels that read it packed, or dequantisation and cuBLASLt.
  * From some number of tokens on the product is bound by the tensor cores, which cuBLASLt uses better. */
 enum nf4_kind { NF4_FUSED, NF4_DEQUANTIZE };
-enum nf4_kind nf4_product_kind(int major, int minor, int n, int rows, int cols);
+enum nf4_kind nf4_product_kind(int major, int n, int rows, int cols);
 
 /* The tiles that the fused kernels are built for. A block computes `tokens` by 16 * row_tiles * row_warps values of y; its
  * 8 warps are row_warps times k_warps, which share the depth of a stage: 64 * subs * k_warps elements. `pairs`: two values
@@ -80,8 +80,7 @@ int convert_rows(int rows, int cols, size_t act_size);
 size_t convert_scratch(int rows, int cols, size_t act_size);
 size_t nf4_absmax_scratch(int rows, int cols);
 
-/* The most scratch that matmul, matmul_grad_x and matmul_grad_w take for these sizes and a matrix of dtype w; and for up to
- * n tokens. */
+/* The most scratch that matmul, matmul_grad_x and matmul_grad_w take for up to n tokens and a matrix of dtype w. */
 size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act, int n, int rows, int cols, enum dtype w);
 size_t product_scratch_bound(const struct cuda_device *d, int n, int rows, int cols, enum dtype w);
 

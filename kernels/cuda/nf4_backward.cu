@@ -21,20 +21,20 @@ __device__ __forceinline__ void backward_load(const struct nf4_args &a, int toke
 	const T *dy = static_cast<const T *>(a.in) + (size_t)token0 * (size_t)a.ld_in + (size_t)row0;
 	const uint8_t *packed = a.packed + ((size_t)row0 * (size_t)a.cols + (size_t)col0) / 2;
 	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
-	int chunk = threadIdx.x % S::chunks, half = threadIdx.x % halves;
+	int thread = nf4_anew((int)threadIdx.x), chunk = thread % S::chunks, half = thread % halves;
 
-#pragma unroll(TOKENS >= 64 ? 1 : 8)
+#pragma unroll
 	for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
-		int token = threadIdx.x / S::chunks + r * (NF4_THREADS / S::chunks);
+		int token = thread / S::chunks + r * (NF4_THREADS / S::chunks);
 		bool keep = token0 + token < a.n && row0 + chunk * 8 < a.rows;
 
 		if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS)
 			cp_async_16(stage + nf4_dy_offset(token, chunk, S::chunks),
 				    keep ? dy + (token * a.ld_in + chunk * 8) : static_cast<const T *>(a.in), keep);
 	}
-#pragma unroll(TOKENS >= 64 ? 1 : 8)
+#pragma unroll
 	for (int r = 0; r < S::rows * halves / NF4_THREADS; r++) {
-		int row = threadIdx.x / halves + r * (NF4_THREADS / halves);
+		int row = thread / halves + r * (NF4_THREADS / halves);
 		bool keep = row0 + row < a.rows && col0 + half * 32 < a.cols;
 
 		cp_async_16(stage + S::packed_at + nf4_wt_offset(row, half / 2) + half % 2 * 16,

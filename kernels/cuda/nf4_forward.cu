@@ -20,11 +20,11 @@ __device__ __forceinline__ void forward_load(const struct nf4_args &a, int token
 	const T *x = static_cast<const T *>(a.in) + (size_t)token0 * (size_t)a.ld_in + (size_t)k0;
 	const uint8_t *packed = a.packed + ((size_t)row0 * (size_t)a.cols + (size_t)k0) / 2;
 	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
-	int chunk = threadIdx.x % S::chunks, half = threadIdx.x % halves;
+	int thread = nf4_anew((int)threadIdx.x), chunk = thread % S::chunks, half = thread % halves;
 
 #pragma unroll(TOKENS >= 64 ? 1 : 8)
 	for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
-		int token = threadIdx.x / S::chunks + r * (NF4_THREADS / S::chunks);
+		int token = thread / S::chunks + r * (NF4_THREADS / S::chunks);
 		bool keep = token0 + token < a.n && k0 + chunk * 8 < a.cols;
 
 		if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS)
@@ -33,7 +33,7 @@ __device__ __forceinline__ void forward_load(const struct nf4_args &a, int token
 	}
 #pragma unroll(TOKENS >= 64 ? 1 : 8)
 	for (int r = 0; r < ceil_div(S::rows * halves, NF4_THREADS); r++) {
-		int row = threadIdx.x / halves + r * (NF4_THREADS / halves);
+		int row = thread / halves + r * (NF4_THREADS / halves);
 		bool keep = row0 + row < a.rows && k0 + half * 32 < a.cols;
 
 		if (S::rows % (NF4_THREADS / halves) == 0 || row < S::rows)

@@ -81,6 +81,13 @@ template <typename T, bool ROUND> __device__ __forceinline__ uint32_t nf4_pack2(
 	return pack2<T>(nf4_round<ROUND>(lo), nf4_round<ROUND>(hi));
 }
 
+/* x, from which the compiler does not compute anything ahead of a loop to keep it in registers: those are for sums. */
+__device__ __forceinline__ int nf4_anew(int x)
+{
+	asm volatile("" : "+r"(x));
+	return x;
+}
+
 /* Asks for the scales of `rows` rows from row0 on and BLOCKS NF4 blocks from block0 on: absmax[i] goes to `to`, or what it
  * is made of to `raw`. BY_BLOCK: rows lie beside each other, else blocks. */
 template <int ROWS, int BLOCKS, bool BY_BLOCK>

@@ -39,15 +39,7 @@ void cuda_products_close(struct cuda_device *d)
 
 size_t product_scratch_bound(const struct cuda_device *d, int n, int rows, int cols, enum dtype w)
 {
-	size_t most = product_scratch(d->major, d->minor, d->multiprocessors, d->base.act, n, rows, cols, w);
-
-	/* Fewer tokens are fused, and split more. */
-	for (int m = 1; w == DTYPE_NF4 && m < n && nf4_product_kind(d->major, d->minor, m, rows, cols) == NF4_FUSED; m++) {
-		size_t size = product_scratch(d->major, d->minor, d->multiprocessors, d->base.act, m, rows, cols, w);
-
-		most = size > most ? size : most;
-	}
-	return most;
+	return product_scratch(d->major, d->minor, d->multiprocessors, d->base.act, n, rows, cols, w);
 }
 
 static size_t act_size(enum dtype act)
@@ -115,7 +107,7 @@ static bool fused(struct device *d, enum dtype act, const struct matrix *w, int 
 	struct cuda_device *c = cuda_device(d);
 
 	return w->dtype == DTYPE_NF4 && act != DTYPE_F32 &&
-	       nf4_product_kind(c->major, c->minor, n, w->rows, w->cols) == NF4_FUSED;
+	       nf4_product_kind(c->major, n, w->rows, w->cols) == NF4_FUSED;
 }
 
 static void matmul(struct device *d, enum dtype act, const void *x, const struct matrix *w, int n, enum store how, void *y,

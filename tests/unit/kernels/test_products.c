@@ -122,6 +122,51 @@ static void products_agree_with_float64_in_every_dtype(void **state)
 	}
 }
 
+/* A token with a single 1 takes one column of w, or one row: exactly what dequantize gives, whichever kernel does it. */
+static void check_values(struct device *d, size_t kind, bool round, int n, int rows, int cols)
+{
+	struct weights w = weights_new(d, kinds[kind].dtype, kinds[kind].nested, rows, cols);
+	size_t nx = (size_t)n * (size_t)cols, ny = (size_t)n * (size_t)rows;
+	float *x = xcalloc(nx, sizeof *x), *dy = xcalloc(ny, sizeof *dy);
+	void *values = act_new(d, (size_t)rows * (size_t)cols);
+	float *y = f32_new(d, ny), *dx = f32_new(d, nx);
+
+	w.m.round_fp16 = round;
+	for (int t = 0; t < n; t++) {
+		x[t * cols + 37 * t % cols] = 1;
+		dy[t * rows + 29 * t % rows] = 1;
+	}
+	d->ops->dequantize(d, &w.m, values);
+	d->ops->matmul(d, act_in(d, x, nx), &w.m, n, STORE_F32, y, rows);
+	d->ops->matmul_grad_x(d, act_in(d, dy, ny), rows, &w.m, n, STORE_F32, dx);
+	float *want = act_out(d, values, (size_t)rows * (size_t)cols), *got_y = f32_out(d, y, ny), *got_dx = f32_out(d, dx, nx);
+
+	for (int t = 0; t < n; t++) {
+		for (int r = 0; r < rows; r++)
+			assert_true(got_y[t * rows + r] == want[r * cols + 37 * t % cols]);
+		for (int c = 0; c < cols; c++)
+			assert_true(got_dx[t * cols + c] == want[29 * t % rows * cols + c]);
+	}
+	FREE(x, dy, want, got_y, got_dx);
+	weights_free(&w);
+	case_end(d);
+}
+
+static void products_multiply_what_dequantize_gives(void **state)
+{
+	static const int tokens[] = {1, 3, 8, 13, 30, 64, 100, 280};
+	struct device *d;
+
+	(void)state;
+	EACH_DEVICE(d)
+	for (size_t kind = 0; kind < 5; kind++)
+		for (int round = 0; round < (kind >= 3 ? 2 : 1); round++)
+			for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+				check_values(d, kind, round, tokens[i], 72, 256);
+				check_values(d, kind, round, tokens[i], 147, i % 2 ? 192 : 50);
+			}
+}
+
 /* Many splits of a sum: long rows, few of them. */
 static void long_sums_are_split_in_a_fixed_order(void **state)
 {
@@ -546,6 +591,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(products_agree_with_float64_in_every_dtype),
+		cmocka_unit_test(products_multiply_what_dequantize_gives),
 		cmocka_unit_test(long_sums_are_split_in_a_fixed_order),
 		cmocka_unit_test(weight_gradients_agree_with_float64),
 		cmocka_unit_test(dequantised_matrices_hold_what_products_see),

@@ -27,23 +27,20 @@ attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out
 	if (!tile_find(s, group, ROWS, blockIdx.x, gridDim.x, &sequence, &first))
 		return;
 
-	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim, out_stride = (ptrdiff_t)s.heads * s.head_dim;
+	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim, out_stride;
+	ptrdiff_t key_at = (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * s.head_dim;
 	int rows = sequence.queries * group, mine = first + 16 * M * warp;
 	struct view all = view_of(s, sequence, group, first, ROWS), own = view_of(s, sequence, group, mine, 16 * M);
-	const T *keys = k + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * s.head_dim;
-	const T *values = v + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * s.head_dim;
 	float o[M][D / 8][4] = {}, max[M][2], l[M][2] = {}, factor = scores_factor(s);
-	int begin[M][2], end[M][2];
 
-	rows_see<M>(begin, end, s, sequence, group, mine);
 	UNROLL
 	for (int m = 0; m < M; m++)
 		max[m][0] = max[m][1] = -INFINITY;
 
 	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, s.head_dim,
 					  group, first, rows, thread);
-	tile_load<D, KEYS, THREADS>(k_tile, keys, s.k_stride, s.head_dim, all.begin, all.end, thread);
-	tile_load<D, KEYS, THREADS>(v_tile, values, s.k_stride, s.head_dim, all.begin, all.end, thread);
+	tile_load<D, KEYS, THREADS>(k_tile, k + key_at, s.k_stride, s.head_dim, all.begin, all.end, thread);
+	tile_load<D, KEYS, THREADS>(v_tile, v + key_at, s.k_stride, s.head_dim, all.begin, all.end, thread);
 	cp_async_commit();
 	for (int at = all.begin, stage = 0; at < all.end; at += KEYS, stage ^= 1) {
 		const T *k_now = k_tile + stage * tile_size<D>(KEYS), *v_now = v_tile + stage * tile_size<D>(KEYS);
@@ -51,9 +48,9 @@ attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out
 		cp_async_wait<0>();
 		__syncthreads();
 		if (at + KEYS < all.end) {
-			tile_load<D, KEYS, THREADS>(k_tile + (stage ^ 1) * tile_size<D>(KEYS), keys, s.k_stride, s.head_dim,
+			tile_load<D, KEYS, THREADS>(k_tile + (stage ^ 1) * tile_size<D>(KEYS), k + key_at, s.k_stride, s.head_dim,
 						    at + KEYS, all.end, thread);
-			tile_load<D, KEYS, THREADS>(v_tile + (stage ^ 1) * tile_size<D>(KEYS), values, s.k_stride, s.head_dim,
+			tile_load<D, KEYS, THREADS>(v_tile + (stage ^ 1) * tile_size<D>(KEYS), v + key_at, s.k_stride, s.head_dim,
 						    at + KEYS, all.end, thread);
 			cp_async_commit();
 		}
@@ -66,12 +63,21 @@ attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out
 		product_rows<D, M, N>(x, q_tile, 16 * M * warp, k_now);
 		if (scores_bent(s))
 			scores_bend<M, N>(x, s);
-		if (at < own.all_begin || at + KEYS > own.all_end)
+		if (at < own.all_begin || at + KEYS > own.all_end) {
+			int begin[M][2], end[M][2];
+
+			rows_see<M>(begin, end, s, sequence, group, mine);
 			scores_mask<M, N>(x, begin, end, at, -INFINITY);
+		}
 		softmax_step<D, M, N>(x, max, l, o, factor);
 		tiles_pack<T, M, N>(p, x);
 		product_columns<D, M, N>(o, p, v_now);
 	}
+
+	/* Found again, not kept: the loop has no registers left. */
+	tile_find(s, group, ROWS, blockIdx.x, gridDim.x, &sequence, &first);
+	rows = sequence.queries * group, mine = first + 16 * M * warp;
+	head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim, out_stride = (ptrdiff_t)s.heads * s.head_dim;
 
 	float times[M][2];
 
@@ -113,10 +119,8 @@ static void forward_narrow(struct device *d, const struct attention *s, const T 
 {
 	if (!rows_are_many(cuda_device(d), s))
 		forward_launch<T, D, 4, 1, 32>(d, s, q, k, v, out, lse);
-	else if (2 * forward_shared<D>(128, 64) <= (size_t)cuda_device(d)->shared_per_block)
-		forward_launch<T, D, 4, 2, 64>(d, s, q, k, v, out, lse);
 	else
-		forward_launch<T, D, 4, 2, 32>(d, s, q, k, v, out, lse);
+		forward_launch<T, D, 4, 2, D <= 64 ? 64 : 32>(d, s, q, k, v, out, lse);
 }
 
 /* head_dim to 256 */

@@ -22,9 +22,11 @@
 
 #ifdef __CUDACC__
 #define UNROLL   _Pragma("unroll")
+#define UNROLL_4 _Pragma("unroll 4")
 #define UNROLL_8 _Pragma("unroll 8")
 #else
 #define UNROLL
+#define UNROLL_4
 #define UNROLL_8
 #endif
 
@@ -150,9 +152,11 @@ template <int D> __host__ __device__ constexpr int tile_size(int rows)
 	return rows * tile_stride<D>() * 8;
 }
 
+/* Only three bits of the chunk go into the exclusive or: so chunks that lie eight apart share an address but for a constant, and
+ * loops over chunks keep few addresses in registers. */
 template <int D, typename T> __device__ __forceinline__ T *tile_at(T *tile, int row, int chunk)
 {
-	return tile + (row * tile_stride<D>() + (D % 64 == 0 ? chunk ^ (row & 7) : chunk)) * 8;
+	return tile + (row * tile_stride<D>() + (D % 64 == 0 ? (chunk & ~7) + ((chunk ^ row) & 7) : chunk)) * 8;
 }
 
 /* Starts copying rows [first, first + ROWS) of x to a tile, zeros from row `end` on. */
@@ -161,14 +165,30 @@ __device__ __forceinline__ void tile_load(T *tile, const T *x, ptrdiff_t stride,
 {
 	const int chunks = D / 8;
 
-	UNROLL
-	for (int from = 0; from < ROWS * chunks; from += THREADS) {
-		int i = from + thread, row = i / chunks, chunk = i % chunks;
-		bool keep = first + row < end && chunk * 8 < head_dim;
+	x += first * stride;
+	end -= first;
+	if constexpr (THREADS % chunks == 0 && ROWS * chunks % THREADS == 0) {
+		/* A thread stays in its column: one address goes down the rows. */
+		const int step = THREADS / chunks;
+		int row = thread / chunks, chunk = thread % chunks;
 
-		if (ROWS * chunks % THREADS != 0 && i >= ROWS * chunks)
-			break;
-		cp_async_16(tile_at<D>(tile, row, chunk), x + (keep ? (first + row) * stride + chunk * 8 : 0), keep);
+		x += row * (int)stride + chunk * 8;
+		end = chunk * 8 < head_dim ? end - row : 0;
+		UNROLL
+		for (int i = 0; i < ROWS; i += step) {
+			cp_async_16(tile_at<D>(tile, row + i, chunk), x, i < end);
+			x += step * stride;
+		}
+	} else {
+		UNROLL
+		for (int from = 0; from < ROWS * chunks; from += THREADS) {
+			int i = from + thread, row = i / chunks, chunk = i % chunks;
+
+			if (ROWS * chunks % THREADS != 0 && i >= ROWS * chunks)
+				break;
+			cp_async_16(tile_at<D>(tile, row, chunk), x + (row * (int)stride + chunk * 8),
+				    row < end && chunk * 8 < head_dim);
+		}
 	}
 }
 
@@ -199,7 +219,7 @@ __device__ __forceinline__ void product_rows(float s[M][N][4], const T *a, int a
 {
 	int lane = threadIdx.x % 32;
 
-	UNROLL
+	UNROLL_4
 	for (int k = 0; k < D / 16; k++) {
 		uint32_t x[M][4];
 

@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(256) attention_decode_join(struct attention s,
 
 bool attention_is_decode(const struct attention *s)
 {
-	return s->max_q <= 8 && s->max_q * (s->heads / s->kv_heads) <= 64;
+	return s->max_q <= ATTENTION_FEW && s->max_q * (s->heads / s->kv_heads) <= 64;
 }
 
 static int decode_row_tiles(const struct attention *s)

@@ -541,9 +541,7 @@ template <typename T> static void grad_launch(struct device *d, const struct gra
 			grad_rows_launch<T, 256, 8, 16>(d, g);
 		else
 			grad_rows_launch<T, 256, 4, 16>(d, g);
-		if (fits(d, grad_keys_shared<256, 64, 64, 2>()))
-			grad_keys_launch<T, 256, 64, 64, 2>(d, g);
-		else if (fits(d, grad_keys_shared<256, 64, 32, 2>()))
+		if (fits(d, grad_keys_shared<256, 64, 32, 2>()))
 			grad_keys_launch<T, 256, 64, 32, 2>(d, g);
 		else
 			grad_keys_launch<T, 256, 32, 32, 1>(d, g);

@@ -54,11 +54,9 @@ static const struct dynlib_symbol symbols[] = {LT_FUNCTIONS(SYMBOL){NULL, NULL}}
 
 static int lt_load(struct device *d)
 {
-	struct error err = ERROR_INIT;
-
-	if (!dynlib_load(LT_SONAME, LT_PACKAGE, symbols, &err) || !dynlib_load(LT_SONAME_OTHER, LT_PACKAGE, symbols, NULL))
+	if (!dynlib_load(LT_SONAME, LT_PACKAGE, symbols, NULL) || !dynlib_load(LT_SONAME_OTHER, LT_PACKAGE, symbols, NULL))
 		return 0;
-	cuda_note(d, cudaErrorUnknown, err.message);
+	cuda_note(d, cudaErrorSharedObjectInitFailed, "loading " LT_SONAME " (package " LT_PACKAGE ")");
 	return -1;
 }
 #endif
@@ -106,6 +104,7 @@ static int open_handle(struct device *d)
 	struct cublas *c = cuda->cublas;
 	cublasLtHandle_t handle = NULL;
 
+	cuda_use(d);
 	if (c->handle)
 		return 0;
 	if (lt_load(d))

@@ -55,6 +55,8 @@ static inline struct cuda_device *cuda_device(struct device *d)
 	return (struct cuda_device *)d;
 }
 
+/* Makes it the calling thread's current device, on which CUDA launches kernels: a thread may use several. */
+void cuda_use(struct device *d);
 /* Remembers that `what` failed with code, unless something did before or code is cudaSuccess. */
 void cuda_note(struct device *d, cudaError_t code, const char *what);
 /* size bytes of scratch, aligned to 256, valid until the next call for this device. NULL, with the failure noted, when

@@ -5,8 +5,8 @@
  * copy out of a slot says when it may be filled again. Downloads use the same memory: all on one stream, they cannot
  * overtake an upload's copy.
  *
- * CUDA keeps a current device for each thread, and kernels are launched on that: every function here sets it, so that a
- * device may be handed from thread to thread. */
+ * CUDA keeps a current device for each thread: every function here, and every launch, sets it (which costs nothing when it is
+ * that one already), so that a device may be handed from thread to thread and a thread may use several. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,9 +68,9 @@ static int failure_tell(struct cuda_device *d, struct error *err)
 		     "one it was");
 }
 
-static void use(struct cuda_device *d)
+void cuda_use(struct device *d)
 {
-	cuda_note(&d->base, cudaSetDevice(d->ordinal), "choosing the GPU");
+	cuda_note(d, cudaSetDevice(cuda_device(d)->ordinal), "choosing the GPU");
 }
 
 /* Before what would be wrong, or wrong at every replay, inside a recording. */
@@ -122,7 +122,7 @@ static int cuda_alloc(struct device *base, size_t size, void **out, struct error
 	struct cuda_device *d = cuda_device(base);
 	void *p = NULL;
 
-	use(d);
+	cuda_use(base);
 	cudaError_t code = cudaMalloc(&p, size ? size : 1);
 	if (code != cudaSuccess)
 		return device_memory_error(d, code, size, err);
@@ -146,7 +146,7 @@ static void cuda_free(struct device *base, void *p)
 		cuda_note(base, cudaErrorInvalidDevicePointer, "freeing memory");
 		return;
 	}
-	use(d);
+	cuda_use(base);
 	cuda_note(base, cudaFree(p), "freeing memory");
 	d->allocated -= d->allocations[i - 1].size;
 	d->allocations[i - 1] = d->allocations[--d->n_allocations];
@@ -196,11 +196,11 @@ void *cuda_scratch(struct device *base, size_t size)
 		return d->scratch;
 	if (d->failure != cudaSuccess)
 		return NULL;
+	cuda_use(base);
 	if (recording_now(d)) {
 		cuda_note(base, cudaErrorStreamCaptureUnsupported, "more scratch memory while recording");
 		return NULL;
 	}
-	use(d);
 	cudaError_t code = scratch_make(d, wanted);
 	if (code == cudaErrorMemoryAllocation && wanted > least)
 		code = scratch_make(d, least);
@@ -220,7 +220,7 @@ static int cuda_reserve(struct device *base, size_t size, struct error *err)
 
 	if (size <= d->scratch_size)
 		return 0;
-	use(d);
+	cuda_use(base);
 	cudaError_t code = scratch_make(d, round_up(size, SCRATCH_ALIGN));
 	return code == cudaSuccess ? 0 : device_memory_error(d, code, size, err);
 }
@@ -231,9 +231,9 @@ static void cuda_upload(struct device *base, void *to, const void *from, size_t 
 {
 	struct cuda_device *d = cuda_device(base);
 
+	cuda_use(base);
 	if (recording_now(d))
 		cuda_note(base, cudaErrorStreamCaptureUnsupported, "upload while recording");
-	use(d);
 	while (size && d->failure == cudaSuccess) {
 		size_t slot = d->ring_at / RING_SLOT, left = RING_SLOT - d->ring_at % RING_SLOT;
 		size_t m = size < left ? size : left;
@@ -260,7 +260,7 @@ static void cuda_copy(struct device *base, void *to, const void *from, size_t si
 
 	if (!size)
 		return;
-	use(d);
+	cuda_use(base);
 	cuda_note(base, cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, d->stream), "copy");
 }
 
@@ -270,7 +270,7 @@ static void cuda_zero(struct device *base, void *p, size_t size)
 
 	if (!size)
 		return;
-	use(d);
+	cuda_use(base);
 	cuda_note(base, cudaMemsetAsync(p, 0, size, d->stream), "zeroing memory");
 }
 
@@ -278,7 +278,7 @@ static int cuda_wait(struct device *base, struct error *err)
 {
 	struct cuda_device *d = cuda_device(base);
 
-	use(d);
+	cuda_use(base);
 	if (d->failure == cudaSuccess)
 		cuda_note(base, cudaStreamSynchronize(d->stream), "waiting for the GPU");
 	return failure_tell(d, err);
@@ -291,7 +291,7 @@ static int cuda_download(struct device *base, void *to, const void *from, size_t
 
 	if (!size)
 		return cuda_wait(base, err);
-	use(d);
+	cuda_use(base);
 	for (size_t done = 0, asked = 0; done < size && d->failure == cudaSuccess;) {
 		for (; asked < size && asked < done + d->ring_size && d->failure == cudaSuccess;
 		     asked += RING_SLOT) {
@@ -323,7 +323,7 @@ static int cuda_record_begin(struct device *base, struct error *err)
 {
 	struct cuda_device *d = cuda_device(base);
 
-	use(d);
+	cuda_use(base);
 	if (d->failure == cudaSuccess)
 		cuda_note(base, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal),
 			  "recording");
@@ -336,7 +336,7 @@ static int cuda_record_end(struct device *base, struct recording **out, struct e
 	cudaGraph_t graph = NULL;
 	cudaGraphExec_t exec = NULL;
 
-	use(d);
+	cuda_use(base);
 	cuda_note(base, cudaStreamEndCapture(d->stream, &graph), "recording");
 	if (d->failure == cudaSuccess)
 		cuda_note(base, cudaGraphInstantiate(&exec, graph, 0), "making a recording");
@@ -356,7 +356,7 @@ static void cuda_replay(struct device *base, struct recording *r)
 {
 	struct cuda_device *d = cuda_device(base);
 
-	use(d);
+	cuda_use(base);
 	cuda_note(base, cudaGraphLaunch(r->exec, d->stream), "replay");
 }
 
@@ -364,7 +364,7 @@ static void cuda_recording_free(struct device *base, struct recording *r)
 {
 	if (!r)
 		return;
-	use(cuda_device(base));
+	cuda_use(base);
 	cuda_note(base, cudaGraphExecDestroy(r->exec), "freeing a recording");
 	free(r);
 }
@@ -493,8 +493,10 @@ int cuda_count(struct error *why)
 		count_error(code, why);
 		return 0;
 	}
-	for (int i = n - 1; i >= 0; i--)
-		usable += capability_check(i, why) == 0;
+	for (int i = 0; i < n; i++)
+		usable += capability_check(i, NULL) == 0;
+	if (!usable)
+		capability_check(0, why);
 	return usable ? n : 0;
 }
 

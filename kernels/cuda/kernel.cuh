@@ -132,6 +132,7 @@ static inline void cuda_launch(struct device *d, const char *what, void (*kernel
 
 	if (grid.x == 0 || grid.y == 0 || grid.z == 0)
 		return;
+	cuda_use(d);
 	if (shared > 48 * 1024)
 		cuda_note(d, cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
 						  (int)shared),

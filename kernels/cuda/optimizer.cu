@@ -1,7 +1,7 @@
 /* The optimizer's arithmetic: the norm of the gradients, and AdamW.
  *
- * The sum of squares runs in fp64: each block adds BLOCK values (their squares are exact), a second kernel of one block adds
- * the blocks' sums. AdamW reads and writes four numbers a parameter, which is all that its time is; the gradient's zeros are
+ * The sum of squares runs in fp64: each block adds BLOCK values at a time (their squares are exact), every PARTS-th such
+ * piece, and a second kernel of one block adds the blocks' sums. AdamW reads and writes four numbers a parameter, which is all that its time is; the gradient's zeros are
  * one of the four, so that nobody has to clear it. */
 #include <math.h>
 
@@ -9,7 +9,8 @@
 #include "kernels/cuda/vector.cuh"
 
 #define THREADS 256
-#define BLOCK   16384 /* values to one partial sum */
+#define BLOCK   16384 /* values of a block at once */
+#define PARTS   4096  /* at most so many blocks: several times what a GPU runs at once */
 #define ADDERS  1024
 
 /* The sum of a block's values, in thread 0. */
@@ -29,23 +30,26 @@ static __device__ double block_sum_double(double x, double *shared)
 template <int V> static __global__ void squares_kernel(const float *x, size_t n, double *part)
 {
 	__shared__ double shared[32];
-	size_t start = (size_t)blockIdx.x * BLOCK, end = start + BLOCK < n ? start + BLOCK : n;
 	double sum = 0;
 
-#pragma unroll 8
-	for (size_t i = start + V * threadIdx.x; i < end; i += V * THREADS) {
-		float v[V];
+	for (size_t start = (size_t)blockIdx.x * BLOCK; start < n; start += (size_t)gridDim.x * BLOCK) {
+		size_t end = start + BLOCK < n ? start + BLOCK : n;
 
-		if (i + V <= end) {
-			load_floats<V>(x + i, v);
-		} else {
+#pragma unroll 8
+		for (size_t i = start + V * threadIdx.x; i < end; i += V * THREADS) {
+			float v[V];
+
+			if (i + V <= end) {
+				load_floats<V>(x + i, v);
+			} else {
+#pragma unroll
+				for (int j = 0; j < V; j++)
+					v[j] = i + j < end ? x[i + j] : 0.0f;
+			}
 #pragma unroll
 			for (int j = 0; j < V; j++)
-				v[j] = i + j < end ? x[i + j] : 0.0f;
+				sum += (double)v[j] * v[j];
 		}
-#pragma unroll
-		for (int j = 0; j < V; j++)
-			sum += (double)v[j] * v[j];
 	}
 	sum = block_sum_double(sum, shared);
 	if (threadIdx.x == 0)
@@ -64,15 +68,16 @@ static __global__ void add_squares(const double *part, int parts, double *out)
 		*out = sum;
 }
 
-size_t sum_squares_scratch_bound(size_t n)
+size_t sum_squares_scratch_bound(void)
 {
-	return sizeof(double) * ((n + BLOCK - 1) / BLOCK);
+	return sizeof(double) * PARTS;
 }
 
 template <typename T> static void op_sum_squares(struct device *d, const float *x, size_t n, double *out)
 {
-	int parts = (int)((n + BLOCK - 1) / BLOCK);
-	double *part = (double *)cuda_scratch(d, sum_squares_scratch_bound(n));
+	size_t pieces = (n + BLOCK - 1) / BLOCK;
+	int parts = pieces < PARTS ? (int)pieces : PARTS;
+	double *part = (double *)cuda_scratch(d, sum_squares_scratch_bound());
 
 	if (!part)
 		return;

@@ -13,7 +13,8 @@ struct cuda_device;
 /* lora and lora_grad; rows: of the largest part */
 size_t lora_scratch_bound(const struct cuda_device *d, int n, int rows, int cols, int rank, int parts);
 size_t cross_entropy_scratch_bound(const struct cuda_device *d, int n, int vocab);
-size_t sum_squares_scratch_bound(size_t n);
+/* whatever n */
+size_t sum_squares_scratch_bound(void);
 /* rmsnorm_grad with dweight */
 size_t rmsnorm_scratch_bound(int n, int dim);
 

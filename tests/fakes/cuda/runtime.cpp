@@ -1092,6 +1092,8 @@ cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kerne
 	if (config->dynamicSmemBytes > (size_t)*function_shared(kernel))
 		stop("kernel %s: %zu bytes of dynamic shared memory, and cudaFuncSetAttribute said %d",
 		     function_name(kernel), config->dynamicSmemBytes, *function_shared(kernel));
+	if (config->stream && stream_of(config->stream, "cudaLaunchKernelEx")->device != current_device)
+		return a.fail(cudaErrorInvalidResourceHandle);
 	if (posix_memalign((void **)&l, 64, (sizeof *l + size + 63) / 64 * 64))
 		stop("no memory for a launch");
 	l->kernel = {kernel, run, NULL, g, b, config->dynamicSmemBytes};

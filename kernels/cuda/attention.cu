@@ -18,6 +18,7 @@ template <typename T, int D, int WARPS, int M, int KEYS>
 __global__ void __launch_bounds__(32 * WARPS)
 attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out, float *lse)
 {
+	grid_wait();
 	const int ROWS = 16 * M * WARPS, THREADS = 32 * WARPS, N = KEYS / 8;
 	DYNAMIC_SHARED(T, q_tile);
 	T *k_tile = q_tile + tile_size<D>(ROWS), *v_tile = k_tile + 2 * tile_size<D>(KEYS);
@@ -173,6 +174,7 @@ template <typename T> static void attention_run(struct device *d, const struct a
  * memory a warp has its query, its sums and 32 probabilities. */
 __global__ void attention_forward_plain(struct attention s, const float *q, const float *k, const float *v, float *out, float *lse)
 {
+	grid_wait();
 	DYNAMIC_SHARED(float, shared);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = s.heads / s.kv_heads;
 	ptrdiff_t row = (ptrdiff_t)blockIdx.x * PLAIN_WARPS + warp;

@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(32 * WARPS)
 attention_decode_part(struct attention s, int splits, int row_tiles, const T *q, const T *k, const T *v, T *out, float *lse,
 		      struct part part)
 {
+	grid_wait();
 	const int N = KEYS / 8, RING = 2 * STAGES * tile_size<D>(KEYS);
 	DYNAMIC_SHARED(T, q_tile);
 	T *ring = q_tile + tile_size<D>(16);
@@ -149,6 +150,7 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 template <typename T>
 __global__ void __launch_bounds__(256) attention_decode_join(struct attention s, int splits, struct part part, T *out, float *lse)
 {
+	grid_wait();
 	__shared__ float weight[MAX_SPLITS];
 	ptrdiff_t at = blockIdx.x;
 	const float *o = part.o + at * splits * s.head_dim;

@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(32 * WARPS)
 attention_grad_rows(struct attention s, const T *q, const T *k, const T *v, const T *out, const float *lse, const T *dout, T *dq,
 		    float *delta)
 {
+	grid_wait();
 	const int ROWS = 16 * M * WARPS, THREADS = 32 * WARPS, N = KEYS / 8;
 	DYNAMIC_SHARED(T, q_tile);
 	T *dout_tile = q_tile + tile_size<D>(ROWS), *k_tile = dout_tile + tile_size<D>(ROWS);
@@ -315,6 +316,7 @@ __global__ void __launch_bounds__(GRAD_THREADS)
 attention_grad_keys(struct attention s, int count, const T *q, const T *k, const T *v, const float *lse, const T *dout,
 		    const float *delta, T *dk, T *dv, float *parts)
 {
+	grid_wait();
 	const int M = KEYS / 32, N = ROWS / 32, COLUMNS = D / 32, P_STRIDE = ROWS + 8;
 	DYNAMIC_SHARED(T, k_tile);
 	T *v_tile = k_tile + tile_size<D>(KEYS), *stages = v_tile + tile_size<D>(KEYS);
@@ -417,6 +419,7 @@ attention_grad_keys(struct attention s, int count, const T *q, const T *k, const
 template <typename T>
 __global__ void __launch_bounds__(GRAD_THREADS) attention_grad_join(struct attention s, int count, const float *parts, T *dk, T *dv)
 {
+	grid_wait();
 	ptrdiff_t width = (ptrdiff_t)s.kv_heads * s.head_dim, size = s.queries * width;
 	ptrdiff_t at = ((ptrdiff_t)blockIdx.x * GRAD_THREADS + threadIdx.x) * 8;
 	const float *from = parts + blockIdx.y * count * size + at;
@@ -577,6 +580,7 @@ __device__ __forceinline__ void plain_score(const struct attention &s, const flo
 __global__ void attention_grad_rows_plain(struct attention s, const float *q, const float *k, const float *v, const float *out,
 					  const float *lse, const float *dout, float *dq, float *delta)
 {
+	grid_wait();
 	DYNAMIC_SHARED(float, shared);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = s.heads / s.kv_heads;
 	ptrdiff_t row = (ptrdiff_t)blockIdx.x * PLAIN_WARPS + warp;
@@ -623,6 +627,7 @@ __global__ void attention_grad_rows_plain(struct attention s, const float *q, co
 __global__ void attention_grad_keys_plain(struct attention s, const float *q, const float *k, const float *v, const float *lse,
 					  const float *dout, const float *delta, float *dk, float *dv)
 {
+	grid_wait();
 	DYNAMIC_SHARED(float, shared);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = s.heads / s.kv_heads;
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * PLAIN_WARPS + warp;

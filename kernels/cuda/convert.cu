@@ -8,6 +8,7 @@
 template <typename T, typename S>
 __global__ void __launch_bounds__(THREADS) convert_kernel(const S *x, size_t n, T *out, bool vector)
 {
+	grid_wait();
 	size_t stride = (size_t)gridDim.x * THREADS * 8;
 
 	for (size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 8; i < n; i += stride) {

@@ -13,6 +13,7 @@
 template <typename U, int V>
 static __global__ void embed_kernel(const U *table, const int32_t *ids, int dim, float scale, float *out)
 {
+	grid_wait();
 	const U *row = table + (size_t)ids[blockIdx.x] * dim;
 
 	out += (size_t)blockIdx.x * dim;
@@ -58,6 +59,7 @@ static void op_embed(struct device *d, const struct matrix *table, const int32_t
 static __global__ void embed_grad_kernel(const int32_t *ids, int n, int dim, float scale, const float *dout,
 					 float *grad)
 {
+	grid_wait();
 	__shared__ unsigned found[THREADS / 32];
 	int t = blockIdx.x, c = blockIdx.y * GRAD_COLUMNS + threadIdx.x, lane = threadIdx.x % 32;
 	int32_t id = ids[t];
@@ -115,6 +117,7 @@ static void op_embed_grad(struct device *d, const int32_t *ids, int n, int dim, 
 template <int V, bool TO>
 static __global__ void move_rows(const float *x, const int32_t *index, int dim, float *out)
 {
+	grid_wait();
 	int32_t there = index[blockIdx.x];
 
 	if (TO && there < 0)

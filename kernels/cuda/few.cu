@@ -50,6 +50,7 @@ template <typename T, int ROW_TILES, int UNROLL>
 __global__ void __launch_bounds__(THREADS) few_mma_kernel(const T *x, const T *w, int rows, int cols,
 							  struct product_out out, bool vector)
 {
+	grid_wait();
 	const int row_count = 16 * ROW_TILES;
 	__shared__ __align__(16) float sums[WARPS][PRODUCT_FEW][row_count + 4];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
@@ -134,6 +135,7 @@ template <typename T, typename W, int TOKENS>
 __global__ void __launch_bounds__(THREADS) few_kernel(const T *x, W w, int rows, int cols, bool vector,
 						      struct product_out out)
 {
+	grid_wait();
 	__shared__ float table[NF4_TABLE];
 	int lane = threadIdx.x % 32, row0 = (blockIdx.x * WARPS + threadIdx.x / 32) * 2;
 	float sum[2][TOKENS] = {};

@@ -6,6 +6,9 @@
  *     template <typename T> static void op_convert(struct device *d, const void *x, …) { cuda_launch(d, …); }
  *     EXPORT(convert, (struct device *d, const void *x, enum dtype dtype, size_t n, void *out), (d, x, dtype, n, out))
  *
+ * Every kernel begins with grid_wait(): from compute capability 9.0 on, its blocks are put onto the GPU while the kernel before
+ * it still runs, and only what comes before grid_wait() may happen then.
+ *
  * The subset that the fake understands: launches by cuda_launch alone; dynamic shared memory by DYNAMIC_SHARED alone;
  * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,
  * __all_sync, all of them reached by every thread of the block or mask (the fake stops when not: no thread returns before
@@ -20,6 +23,7 @@
 #include <stdint.h>
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/ptx.cuh"
 
 /* ---- types ---- */
 
@@ -129,6 +133,7 @@ static inline void cuda_launch(struct device *d, const char *what, void (*kernel
 			       A... args)
 {
 	cudaLaunchConfig_t config = {};
+	cudaLaunchAttribute overlap = {};
 
 	if (grid.x == 0 || grid.y == 0 || grid.z == 0)
 		return;
@@ -141,6 +146,10 @@ static inline void cuda_launch(struct device *d, const char *what, void (*kernel
 	config.blockDim = block;
 	config.dynamicSmemBytes = shared;
 	config.stream = cuda_device(d)->stream;
+	overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	overlap.val.programmaticStreamSerializationAllowed = 1;
+	config.attrs = &overlap;
+	config.numAttrs = cuda_device(d)->major >= 9;
 	cuda_note(d, cudaLaunchKernelEx(&config, kernel, (P)args...), what);
 }
 

@@ -195,6 +195,7 @@ static __global__ void __launch_bounds__(32 * WARPS, R < 32           ? 5
 								      : 4)
 	narrow_kernel(const __grid_constant__ struct narrow a)
 {
+	grid_wait();
 	constexpr int J = tile<R>::j, lane_r = tile<R>::lane_r, lane_j = tile<R>::lane_j,
 		      j_lanes = J / lane_j;
 	DYNAMIC_SHARED(float, shared);
@@ -272,6 +273,7 @@ static __global__ void __launch_bounds__(32 * WARPS, R < 32           ? 5
 /* What the splits of narrow_kernel left, added in order. Block (piece, job). */
 template <bool OVER_TOKENS> static __global__ void add_splits(const __grid_constant__ struct narrow a)
 {
+	grid_wait();
 	const struct narrow_job &job = a.job[blockIdx.y];
 	int width = OVER_TOKENS ? job.channels : a.n;
 	size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -67,6 +67,7 @@ __device__ __forceinline__ void load_ranks(const struct widen &a, const struct w
 template <typename Y, int RANKS, bool MASKED>
 static __global__ void __launch_bounds__(WIDE_THREADS, 2) widen_kernel(const __grid_constant__ struct widen a)
 {
+	grid_wait();
 	__shared__ __align__(16) float matrix[RANKS * WIDE_STRIDE];
 	__shared__ __align__(16) float narrow[RANKS * WIDE_TOKENS];
 	int p = 0, c_lane = threadIdx.x % 16, t_lane = threadIdx.x / 16, t0 = blockIdx.y * WIDE_TOKENS;

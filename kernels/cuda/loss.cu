@@ -60,6 +60,7 @@ static __device__ float block_max(float x, float *shared)
 template <int V>
 static __global__ void part_kernel(const int32_t *target, int vocab, const float *logits, struct parts parts)
 {
+	grid_wait();
 	__shared__ float shared[2][32];
 	int row = blockIdx.x / parts.count, start = blockIdx.x % parts.count * PART, t = target[row];
 	float x[HELD], max = -INFINITY, sum = 0;
@@ -111,6 +112,7 @@ template <typename T, int V>
 static __global__ void gradient_kernel(const int32_t *target, int vocab, const float *grad_scale,
 				       const float *logits, struct parts parts, T *dlogits)
 {
+	grid_wait();
 	__shared__ float shared[2];
 	int row = blockIdx.x / parts.count, start = blockIdx.x % parts.count * PART, t = target[row];
 	float x[HELD], max = 0, scale = 0, onehot = *grad_scale;
@@ -152,6 +154,7 @@ static __global__ void gradient_kernel(const int32_t *target, int vocab, const f
 /* One warp to a row. */
 static __global__ void loss_kernel(const int32_t *target, struct parts parts)
 {
+	grid_wait();
 	int row = blockIdx.x;
 	float max;
 
@@ -165,6 +168,7 @@ static __global__ void loss_kernel(const int32_t *target, struct parts parts)
 /* One block: it fetches losses together, its first thread adds them. */
 static __global__ void add_losses(const int32_t *target, int n, const double *loss, double *loss_sum)
 {
+	grid_wait();
 	__shared__ double shared[LOSSES];
 	double sum = 0;
 
@@ -238,6 +242,7 @@ __device__ __forceinline__ bool better(float x, int i, float best, int at)
 /* One block to a row: one kernel, since a generated token waits for it. */
 template <int V> static __global__ void argmax_kernel(const float *logits, int vocab, int32_t *out)
 {
+	grid_wait();
 	__shared__ float values[32];
 	__shared__ int indices[32];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, at = INT32_MAX;

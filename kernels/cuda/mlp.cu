@@ -46,6 +46,7 @@ template <typename T, enum gate F> __device__ __forceinline__ float activation(f
 template <typename T, enum gate F, int V>
 static __global__ void gated_kernel(const T *gate, const T *up, int n, int width, int stride, T *out)
 {
+	grid_wait();
 	int c = V * (blockIdx.x * blockDim.x + threadIdx.x);
 
 	if (c >= width)
@@ -65,6 +66,7 @@ static __global__ void gated_kernel(const T *gate, const T *up, int n, int width
 template <typename T, enum gate F, int V>
 static __global__ void gated_grad_kernel(const T *dout, int n, int width, int stride, T *gate, T *up)
 {
+	grid_wait();
 	int c = V * (blockIdx.x * blockDim.x + threadIdx.x);
 
 	if (c >= width)

@@ -27,6 +27,7 @@ template <typename S>
 __global__ void __launch_bounds__(THREADS) quantize_kernel(const S *x, size_t n, bool through_fp16, bool vector,
 							    uint8_t *packed, bool words, float *absmax, int32_t *bad)
 {
+	grid_wait();
 	size_t groups = (n + 7) / 8, stride = (size_t)gridDim.x * THREADS;
 	bool finite = true;
 
@@ -99,6 +100,7 @@ template <typename T>
 __global__ void __launch_bounds__(THREADS) dequantize_kernel(const uint8_t *packed, bool words, struct nf4_scales scales,
 							     size_t first, bool round, size_t n, T *out, bool vector)
 {
+	grid_wait();
 	__shared__ float table[NF4_TABLE];
 	size_t stride = (size_t)gridDim.x * THREADS * 8;
 
@@ -145,6 +147,7 @@ void nf4_convert(struct device *d, enum dtype act, const struct matrix *m, int f
 
 static __global__ void __launch_bounds__(THREADS) absmax_kernel(struct nf4_scales scales, size_t blocks, float *absmax)
 {
+	grid_wait();
 	size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
 
 	if (i < blocks)

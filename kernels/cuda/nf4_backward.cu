@@ -98,6 +98,7 @@ __device__ __forceinline__ void backward_multiply(const char *table, const char 
 template <typename T, bool ROUND, int TOKENS, int COL_WARPS, int K_WARPS, int LANE_COLS, int SUBS, int STAGES, bool PAIRS>
 __global__ void __launch_bounds__(NF4_THREADS, 2) nf4_backward_kernel(struct nf4_args a)
 {
+	grid_wait();
 	typedef backward_shape<TOKENS, COL_WARPS, K_WARPS, LANE_COLS, SUBS> S;
 	DYNAMIC_SHARED(char, shared);
 	char *table = shared, *stages = shared + nf4_codes_bytes(PAIRS) + NF4_MAP_BYTES;

@@ -102,6 +102,7 @@ __device__ __forceinline__ void forward_multiply(const char *table, const char *
 template <typename T, bool ROUND, int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS, int STAGES, bool PAIRS>
 __global__ void __launch_bounds__(NF4_THREADS, 2) nf4_forward_kernel(struct nf4_args a)
 {
+	grid_wait();
 	typedef forward_shape<TOKENS, ROW_WARPS, K_WARPS, ROW_TILES, SUBS> S;
 	const int n_tiles = (TOKENS + 7) / 8;
 	DYNAMIC_SHARED(char, shared);

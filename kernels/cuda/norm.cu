@@ -31,6 +31,7 @@ template <typename T>
 static __global__ void rmsnorm_held(const float *x, const float *weight, int dim, float eps, float offset,
 				    T *out, float *rstd)
 {
+	grid_wait();
 	__shared__ float shared[32];
 	float row[HELD][4], sum = 0;
 
@@ -73,6 +74,7 @@ template <typename T>
 static __global__ void rmsnorm_any(const float *x, const float *weight, int dim, float eps, float offset,
 				   T *out, float *rstd)
 {
+	grid_wait();
 	__shared__ float shared[32];
 	float sum = 0;
 
@@ -106,6 +108,7 @@ static __global__ void rmsnorm_grad_held(const float *x, const float *weight, co
 					 const float *dout, int n, int dim, float offset, float *dx,
 					 T *dx_act, float *part)
 {
+	grid_wait();
 	__shared__ float shared[2][32];
 	float dweight[WEIGHT ? HELD : 1][4] = {};
 
@@ -164,6 +167,7 @@ static __global__ void rmsnorm_grad_any(const float *x, const float *weight, con
 					const float *dout, int n, int dim, float offset, float *dx, T *dx_act,
 					float *part)
 {
+	grid_wait();
 	__shared__ float shared[2][32];
 
 	for (int t = blockIdx.x, turn = 0; t < n; t += gridDim.x, turn ^= 1) {
@@ -194,6 +198,7 @@ static __global__ void rmsnorm_grad_any(const float *x, const float *weight, con
 /* out[c] += the sum of part[0 … parts)[c]: ADD_LANES partial sums, of every ADD_LANES-th part each, then these in order. */
 static __global__ void add_columns(const float *part, int parts, int dim, float *out)
 {
+	grid_wait();
 	__shared__ float sums[ADD_LANES][ADD_COLUMNS];
 	int c = blockIdx.x * ADD_COLUMNS + threadIdx.x;
 	float sum = 0;

@@ -29,6 +29,7 @@ static __device__ double block_sum_double(double x, double *shared)
 
 template <int V> static __global__ void squares_kernel(const float *x, size_t n, double *part)
 {
+	grid_wait();
 	__shared__ double shared[32];
 	double sum = 0;
 
@@ -58,6 +59,7 @@ template <int V> static __global__ void squares_kernel(const float *x, size_t n,
 
 static __global__ void add_squares(const double *part, int parts, double *out)
 {
+	grid_wait();
 	__shared__ double shared[32];
 	double sum = 0;
 
@@ -106,6 +108,7 @@ __device__ __forceinline__ void update_one(const struct update &u, float grad, f
 template <int V>
 static __global__ void adamw_kernel(struct update u, float *grad, size_t n, float *p, float *m, float *v)
 {
+	grid_wait();
 	size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x, vectors = n / V;
 
 	if (i < vectors) {

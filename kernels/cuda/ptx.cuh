@@ -57,6 +57,16 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row
 		     : "r"(shared_address(row)));
 }
 
+/* Programmatic dependent launch, from sm_90 on: lets the blocks of the next kernel onto the GPU as soon as there is room, and
+ * waits until all kernels before this one have ended and what they wrote can be read. */
+__device__ __forceinline__ void grid_wait()
+{
+#if __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.launch_dependents;");
+	asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /* Copies 16 bytes (both addresses aligned to 16) from global to shared memory behind the thread's back; zeros, and
  * nothing is read, when keep is false. Complete after cp_async_wait and, for other threads, a barrier. */
 __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool keep)

@@ -12,6 +12,7 @@
  * reduced in fp64 too, as on the CPU. */
 __global__ void __launch_bounds__(THREADS) rope_table_kernel(float theta, int head_dim, int positions, float *cos_out, float *sin_out)
 {
+	grid_wait();
 	int half = head_dim / 2, i = blockIdx.x * THREADS + threadIdx.x;
 
 	if (i >= half)
@@ -45,6 +46,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const float *sin, const int32_t *position, int n, int heads,
 							int half, int stride, float sign, T *x)
 {
+	grid_wait();
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_head = half / N, per_token = heads * per_head;
 
@@ -119,6 +121,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(THREADS) kv_append_kernel(const T *k, const T *v, int stride, const int32_t *row, int n, int width,
 							     T *keys, T *values)
 {
+	grid_wait();
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_row = width / N;
 

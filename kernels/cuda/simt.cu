@@ -28,6 +28,7 @@ __device__ __forceinline__ void tile_load(const T *p, int ld, bool along_k, int 
 
 template <typename T> __global__ void __launch_bounds__(THREADS) simt_kernel(struct product p, enum store how, bool vector)
 {
+	grid_wait();
 	__shared__ __align__(16) float a[DEPTH][LD], b[DEPTH][LD];
 	int m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE;
 	int i = threadIdx.x % (TILE / 4) * 4, j = threadIdx.x / (TILE / 4) * 4;
@@ -77,6 +78,7 @@ void simt_product(struct device *d, const struct product *p)
 template <typename T>
 __global__ void __launch_bounds__(THREADS) splits_kernel(const float *parts, int splits, struct product_out out, bool vector)
 {
+	grid_wait();
 	int quads = (out.width + 3) / 4;
 	size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x, size = (size_t)out.n * (size_t)out.width;
 

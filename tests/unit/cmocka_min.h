@@ -88,6 +88,7 @@ static inline void test_range(unsigned long long v, unsigned long long low, unsi
 #define assert_false(c)                   test_true(!(c), "!(" #c ")", __FILE__, __LINE__)
 #define assert_non_null(p)                test_true((p) != NULL, #p " != NULL", __FILE__, __LINE__)
 #define assert_null(p)                    test_true((p) == NULL, #p " == NULL", __FILE__, __LINE__)
+#define assert_ptr_equal(a, b)            test_true((const void *)(a) == (const void *)(b), #a " == " #b, __FILE__, __LINE__)
 #define assert_int_equal(a, b)            test_ints((long long)(a), (long long)(b), 1, __FILE__, __LINE__)
 #define assert_int_not_equal(a, b)        test_ints((long long)(a), (long long)(b), 0, __FILE__, __LINE__)
 #define assert_string_equal(a, b)         test_strings(a, b, 1, __FILE__, __LINE__)

@@ -53,6 +53,7 @@ struct lane {
 	enum wait wait;
 	unsigned mask; /* of the warp operation that it waits at */
 	void *data;    /* what it brought there, on its stack */
+	bool waited;   /* for the kernels before this one */
 
 	/* cp.async: copies not done yet, in order, and the group that is being filled. */
 	struct copy *copies;
@@ -269,6 +270,8 @@ __attribute__((no_sanitize("address", "undefined"))) static void fiber(void)
 		r->launch->run(r->launch->call);
 		if (l->n_copies > 0)
 			copies_finish(l, 0);
+		if (r->launch->overlaps && !l->waited)
+			stop_here("it ends without a wait for the kernel before this one, with which it may overlap");
 		l->wait = ENDED;
 		l->stack = NULL;
 		if (++r->ended == r->threads) {
@@ -697,6 +700,7 @@ static void block_run(struct runner *r, uint64_t number)
 				l->stack = NULL;
 				l->wait = WAIT_NOT;
 				l->n_copies = l->group = 0;
+				l->waited = false;
 			}
 	r->ready_warps = r->n_warps == LANES ? FULL : (1u << r->n_warps) - 1;
 	for (int w = 0; w < r->n_warps; w++) {
@@ -719,6 +723,11 @@ static void block_run(struct runner *r, uint64_t number)
 			     function_name(k->kernel), blockIdx.x, blockIdx.y,
 			     blockIdx.z, k->shared);
 #endif
+}
+
+extern "C" void cuda_fake_grid_wait(void)
+{
+	running->lanes[running->current].waited = true;
 }
 
 /* ---- launches ---- */

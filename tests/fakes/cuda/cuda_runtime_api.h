@@ -243,7 +243,18 @@ struct cudaFuncAttributes {
 	int preferredShmemCarveout;
 };
 
-typedef struct cudaLaunchAttribute_st cudaLaunchAttribute; /* the fake knows none */
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 }; /* the fake knows no other */
+
+typedef union cudaLaunchAttributeValue {
+	char pad[64];
+	int programmaticStreamSerializationAllowed;
+} cudaLaunchAttributeValue;
+
+typedef struct cudaLaunchAttribute_st {
+	enum cudaLaunchAttributeID id;
+	char pad[4];
+	cudaLaunchAttributeValue val;
+} cudaLaunchAttribute;
 
 typedef struct cudaLaunchConfig_st {
 	dim3 gridDim;

@@ -59,6 +59,7 @@ struct kernel_launch {
 	const void *call;
 	dim3 grid, block;
 	size_t shared;
+	bool overlaps; /* starts before the kernel before it has ended: every thread has to wait for that */
 };
 void kernel_run(const struct kernel_launch *launch);
 

@@ -14,6 +14,7 @@ void cuda_fake_ldmatrix(uint32_t *r, const void *row, bool transposed);
 void cuda_fake_cp_async(void *shared, const void *global, int size, bool keep);
 void cuda_fake_cp_async_commit(void);
 void cuda_fake_cp_async_wait(int groups);
+void cuda_fake_grid_wait(void);
 }
 
 static inline uint32_t shared_address(const void *p)
@@ -41,6 +42,11 @@ static inline void ldmatrix_x4(uint32_t r[4], const void *row)
 static inline void ldmatrix_x4_trans(uint32_t r[4], const void *row)
 {
 	cuda_fake_ldmatrix(r, row, true);
+}
+
+static inline void grid_wait()
+{
+	cuda_fake_grid_wait();
 }
 
 static inline void cp_async_16(void *shared, const void *global, bool keep)

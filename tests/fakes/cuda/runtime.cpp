@@ -1079,8 +1079,13 @@ cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kerne
 		return a.code;
 	if (!kernel)
 		stop("cudaLaunchKernelEx of a kernel that is NULL");
-	if (config->numAttrs)
-		stop("kernel %s: the fake knows no attributes of launches", function_name(kernel));
+	bool overlaps = false;
+
+	for (unsigned i = 0; i < config->numAttrs; i++) {
+		if (config->attrs[i].id != cudaLaunchAttributeProgrammaticStreamSerialization)
+			stop("kernel %s: the fake does not know launch attribute %d", function_name(kernel), config->attrs[i].id);
+		overlaps = config->attrs[i].val.programmaticStreamSerializationAllowed != 0;
+	}
 	if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > INT_MAX || g.y > 65535 || g.z > 65535)
 		stop("kernel %s: a grid of %u x %u x %u", function_name(kernel), g.x, g.y, g.z);
 	if (b.x == 0 || b.y == 0 || b.z == 0 || b.x > MAX_THREADS || b.y > MAX_THREADS || b.z > 64 ||
@@ -1096,7 +1101,7 @@ cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kerne
 		return a.fail(cudaErrorInvalidResourceHandle);
 	if (posix_memalign((void **)&l, 64, (sizeof *l + size + 63) / 64 * 64))
 		stop("no memory for a launch");
-	l->kernel = {kernel, run, NULL, g, b, config->dynamicSmemBytes};
+	l->kernel = {kernel, run, NULL, g, b, config->dynamicSmemBytes, overlaps};
 	memcpy(l->call, call, size);
 	a.fail(stream_do(config->stream, "cudaLaunchKernelEx", launch_run, l, sizeof *l + size));
 	free(l);

@@ -369,7 +369,7 @@ static void run_work(struct device *d, void *arg, int i)
 
 	switch (k->work) {
 	case EMBED: ops->embed(d, &t->head, t->ids, n, 45, t->stream); break;
-	case NORM: ops->rmsnorm(d, t->stream, t->norm, n, h, 1e-6f, 1, t->hidden, t->rstd); break;
+	case NORM: ops->rmsnorm(d, t->stream, t->norm, n, h, 1e-6f, 1, t->hidden, t->rstd, NULL); break;
 	case QKV: ops->matmul(d, t->hidden, &qkv, n, STORE_ACT, t->s.dqkv, width); break;
 	case LORA: ops->lora(d, t->hidden, parts, 2, n, h, 2, &drop, ADD_ACT, t->s.dqkv, width); break;
 	case ROPE:

@@ -260,7 +260,7 @@ static void epoch(struct bench *b, const struct variant *v, struct model *m)
 	struct error err = ERROR_INIT;
 	struct trainer *trainer;
 	uint64_t now, peak;
-	char name[128], note[96];
+	char name[128], note[192];
 
 	bench_must(trainer_new(&o, m, rows.row, rows.n, &trainer, &err), &err);
 	double start = clock_mono(), steps = (double)trainer_steps(trainer);
@@ -273,8 +273,19 @@ static void epoch(struct bench *b, const struct variant *v, struct model *m)
 
 	device_memory_used(model_device(m), &now, &peak);
 	snprintf(name, sizeof name, "codelab's epoch, a step, %s", variant_name(v));
-	snprintf(note, sizeof note, "median %.3g ms, epoch %.3g s, %.0f tokens a step, loss %.2f, skipped %lld",
-		 1e3 * median_step(t, 1), seconds * steps, rows.tokens / steps, result.loss, (long long)result.skipped);
+	double median = median_step(t, 1), slow = 0;
+	int slower = 0;
+
+	for (int i = 1; i < t->n; i++)
+		if (t->at[i] - t->at[i - 1] > 2 * median) {
+			slow += t->at[i] - t->at[i - 1];
+			slower++;
+		}
+	snprintf(note, sizeof note,
+		 "median %.3g ms; the first %.3g ms, %d more above twice the median together %.3g ms; %.0f tokens a step, loss %.2f, "
+		 "skipped %lld",
+		 1e3 * median, 1e3 * (t->at[0] - start), slower, 1e3 * slow, rows.tokens / steps, result.loss,
+		 (long long)result.skipped);
 	bench_row(b, &(struct figure){.workload = "epoch",
 				      .name = name,
 				      .unit = "ms",

@@ -34,9 +34,9 @@ OP(dequantize)(struct device *d, const struct matrix *m, void *out);
 
 /* out[t, :] = x[t, :] * rstd[t] * (offset + weight[:]), rstd[t] = 1 / sqrt(mean(x[t, :]^2) + eps)
  *   x (n, dim), out (n, dim) may be x when activations are fp32; weight (dim); offset 1 for Gemma, 0 for Llama; rstd (n),
- *   or NULL */
+ *   or NULL; copy (n, dim), or NULL: gets x as it is, for what is added to the residual stream next */
 OP(rmsnorm)(struct device *d, const float *x, const float *weight, int n, int dim, float eps, float offset, void *out,
-	float *rstd);
+	float *rstd, float *copy);
 /* Adds to dx (n, dim) and, when it is not NULL, to dweight (dim); dx_act (n, dim), when it is not NULL, gets a copy of the
  * new dx. x and rstd as rmsnorm saw and wrote them. */
 OP(rmsnorm_grad)(struct device *d, const float *x, const float *weight, const float *rstd, const float *dout, int n, int dim,

@@ -169,7 +169,7 @@ static void ask_choose(struct transformer *t, const struct pass *p, const void *
 	(void)unused;
 	t->ops->gather(t->device, w->x_out, w->in.last, count, c->hidden_size, w->picked);
 	t->ops->rmsnorm(t->device, w->picked, t->model->final_norm, count, c->hidden_size, c->rms_norm_eps, c->norm_offset,
-			w->normed, NULL);
+			w->normed, NULL, NULL);
 	t->ops->matmul(t->device, w->normed, &t->model->lm_head, count, STORE_F32, w->logits, c->vocab_size);
 	t->ops->argmax(t->device, w->logits, count, c->vocab_size, w->chosen);
 }

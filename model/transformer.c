@@ -251,12 +251,6 @@ static void project(struct transformer *t, const struct pass *p, int layer, enum
 			     pass_mask(t, p, &mask), how == ADD_F32 ? ADD_F32 : ADD_ACT, y, ldy);
 }
 
-static void copy_stream(struct transformer *t, int n, const float *from, float *to)
-{
-	if (from != to)
-		device_copy(t->device, to, from, (size_t)n * (size_t)t->model->config.hidden_size * sizeof *to);
-}
-
 enum gate gate_of(enum activation a)
 {
 	return a == ACT_SILU ? GATE_SILU : a == ACT_GELU_ERF ? GATE_GELU_ERF : GATE_GELU_TANH;
@@ -273,7 +267,7 @@ static void layer_forward(struct transformer *t, const struct pass *p, int layer
 	void *k = act_at(t, a->qkv, (size_t)q), *v = act_at(t, a->qkv, (size_t)(q + kv)), *keys = k, *values = v;
 
 	ops->rmsnorm(d, a->x_in, w->input_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_in,
-		     a->rstd_in);
+		     a->rstd_in, a->x_mid == a->x_in ? NULL : a->x_mid);
 	project(t, p, layer, PROJ_Q, 3, a->h_in, STORE_ACT, a->qkv, q + 2 * kv);
 	ops->rope(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads + c->kv_heads, c->head_dim, q + 2 * kv,
 		  false, a->qkv);
@@ -283,14 +277,12 @@ static void layer_forward(struct transformer *t, const struct pass *p, int layer
 		ops->kv_append(d, k, v, q + 2 * kv, t->w->in.kv_row, p->n, kv, keys, values);
 	}
 	ops->attention(d, &p->attention, a->qkv, keys, values, a->attn, a->lse);
-	copy_stream(t, p->n, a->x_in, a->x_mid);
 	project(t, p, layer, PROJ_O, 1, a->attn, ADD_F32, a->x_mid, c->hidden_size);
 
 	ops->rmsnorm(d, a->x_mid, w->post_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_mid,
-		     a->rstd_mid);
+		     a->rstd_mid, x_next == a->x_mid ? NULL : x_next);
 	project(t, p, layer, PROJ_GATE, 2, a->h_mid, STORE_ACT, a->gate_up, 2 * f);
 	ops->gated(d, gate_of(c->act), a->gate_up, act_at(t, a->gate_up, (size_t)f), p->n, f, 2 * f, a->act);
-	copy_stream(t, p->n, a->x_mid, x_next);
 	project(t, p, layer, PROJ_DOWN, 1, a->act, ADD_F32, x_next, c->hidden_size);
 }
 
@@ -317,7 +309,7 @@ int transformer_logits(struct transformer *t, const struct batch *b, float *logi
 		return -1;
 	pass_forward(t, &p, NULL);
 	t->ops->rmsnorm(t->device, t->w->x_out, t->model->final_norm, b->tokens, c->hidden_size, c->rms_norm_eps,
-			c->norm_offset, t->w->normed, NULL);
+			c->norm_offset, t->w->normed, NULL, NULL);
 	for (int at = 0, chunk = loss_chunk_rows(t); at < b->tokens; at += chunk) {
 		int rows = b->tokens - at < chunk ? b->tokens - at : chunk;
 		size_t vocab = (size_t)c->vocab_size;

@@ -20,7 +20,7 @@ static void head(struct transformer *t, const struct pass *p, bool grad, struct 
 
 	t->ops->gather(d, w->x_out, w->in.label_at, p->labels, c->hidden_size, w->picked);
 	t->ops->rmsnorm(d, w->picked, t->model->final_norm, p->labels, c->hidden_size, c->rms_norm_eps, c->norm_offset,
-			w->normed, w->picked_rstd);
+			w->normed, w->picked_rstd, NULL);
 	for (int at = 0; at < p->labels; at += chunk) {
 		int rows = p->labels - at < chunk ? p->labels - at : chunk;
 		const void *in = act_at(t, w->normed, (size_t)at * (size_t)c->hidden_size);

@@ -10,7 +10,7 @@
 
 #define RECORDS_MOST 192 /* kinds of passes to keep recordings of; the rest is asked for anew each time */
 #define LOGITS_CPU   ((size_t)1 << 20) /* values of logits at once */
-#define LOGITS_GPU   ((size_t)1 << 26)
+#define LOGITS_GPU   ((size_t)7 << 23) /* 224 rows of 256,000 */
 
 /* Hands out memory from base on; with base NULL it only counts. */
 struct layout {
@@ -61,22 +61,33 @@ static void take_inputs(struct layout *l, int tokens, int sequences, struct inpu
 	in->grad_scale = take(l, 1, sizeof *in->grad_scale);
 }
 
-static void take_acts(const struct transformer *t, struct layout *l, int n, bool keep, struct acts *a)
+/* Whether the way back wants what these projections saw: what trains there is multiplied by it. */
+static bool trains(const struct transformer *t, enum proj first, int count)
+{
+	bool any = !t->lora;
+
+	for (int p = (int)first; p < (int)first + count && !any; p++)
+		any = t->lora->target[p];
+	return any;
+}
+
+/* before: those of the layer below, or NULL; layers share what the way back does not want. */
+static void take_acts(const struct transformer *t, struct layout *l, int n, bool keep, const struct acts *before, struct acts *a)
 {
 	const struct model_config *c = &t->model->config;
 	int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
 
 	a->x_in = take_floats(l, n, c->hidden_size);
 	a->rstd_in = take_floats(l, n, 1);
-	a->h_in = take_act(t, l, n, c->hidden_size);
+	a->h_in = before && !trains(t, PROJ_Q, 3) ? before->h_in : take_act(t, l, n, c->hidden_size);
 	a->qkv = take_act(t, l, n, q + 2 * kv);
 	a->attn = take_act(t, l, n, q);
 	a->lse = take_floats(l, n, c->heads);
 	a->x_mid = keep ? take_floats(l, n, c->hidden_size) : a->x_in;
 	a->rstd_mid = take_floats(l, n, 1);
-	a->h_mid = keep ? take_act(t, l, n, c->hidden_size) : a->h_in;
+	a->h_mid = !keep ? a->h_in : before && !trains(t, PROJ_GATE, 2) ? before->h_mid : take_act(t, l, n, c->hidden_size);
 	a->gate_up = take_act(t, l, n, 2 * c->intermediate_size);
-	a->act = take_act(t, l, n, c->intermediate_size);
+	a->act = before && !trains(t, PROJ_DOWN, 1) ? before->act : take_act(t, l, n, c->intermediate_size);
 	for (int p = 0; p < PROJ_COUNT; p++)
 		a->xa[p] = t->lora && t->lora->target[p] ? take_floats(l, t->lora->rank, n) : NULL;
 }
@@ -109,7 +120,7 @@ static void lay_out(const struct transformer *t, enum pass_kind kind, struct lay
 	w->block_size = l->used;
 	for (int i = 0; i < c->layers; i++)
 		if (kind == PASS_TRAIN || i == 0)
-			take_acts(t, l, n, kind == PASS_TRAIN, &w->acts[i]);
+			take_acts(t, l, n, kind == PASS_TRAIN, i ? &w->acts[i - 1] : NULL, &w->acts[i]);
 		else
 			w->acts[i] = w->acts[0];
 	w->x_out = kind == PASS_TRAIN || !c->layers ? take_floats(l, n, c->hidden_size) : w->acts[0].x_in;

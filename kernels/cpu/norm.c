@@ -1,6 +1,7 @@
 /* RMSNorm. With s = offset + weight and xhat = x rstd, y = xhat s, so
  *   dx = rstd (dy s - xhat mean(dy s xhat)),  dweight = sum over tokens of dy xhat. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
@@ -26,13 +27,17 @@ CLONES static float row_norm(const float *x, const float *weight, int dim, float
 }
 
 void cpu_rmsnorm(struct device *d, const float *x, const float *weight, int n, int dim, float eps, float offset,
-		 void *out, float *rstd)
+		 void *out, float *rstd, float *copy)
 {
 	float *y = out;
 
 #pragma omp parallel for if ((double)n * dim > PARALLEL_SIZE)
 	for (int t = 0; t < n; t++) {
-		float r = row_norm(x + (ptrdiff_t)t * dim, weight, dim, eps, offset, y + (ptrdiff_t)t * dim);
+		ptrdiff_t at = (ptrdiff_t)t * dim;
+
+		if (copy)
+			memcpy(copy + at, x + at, (size_t)dim * sizeof *copy);
+		float r = row_norm(x + at, weight, dim, eps, offset, y + at);
 
 		if (rstd)
 			rstd[t] = r;

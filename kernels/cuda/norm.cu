@@ -29,7 +29,7 @@ static bool held(int dim)
 
 template <typename T>
 static __global__ void rmsnorm_held(const float *x, const float *weight, int dim, float eps, float offset,
-				    T *out, float *rstd)
+				    T *out, float *rstd, float *copy)
 {
 	grid_wait();
 	__shared__ float shared[32];
@@ -62,6 +62,8 @@ static __global__ void rmsnorm_held(const float *x, const float *weight, int dim
 
 		if (c >= dim)
 			continue;
+		if (copy)
+			store_floats<4>(copy + (size_t)blockIdx.x * dim + c, row[i]);
 		load_floats<4>(weight + c, w);
 #pragma unroll
 		for (int j = 0; j < 4; j++)
@@ -72,7 +74,7 @@ static __global__ void rmsnorm_held(const float *x, const float *weight, int dim
 
 template <typename T>
 static __global__ void rmsnorm_any(const float *x, const float *weight, int dim, float eps, float offset,
-				   T *out, float *rstd)
+				   T *out, float *rstd, float *copy)
 {
 	grid_wait();
 	__shared__ float shared[32];
@@ -86,20 +88,23 @@ static __global__ void rmsnorm_any(const float *x, const float *weight, int dim,
 
 	if (rstd && threadIdx.x == 0)
 		rstd[blockIdx.x] = scale;
-	for (int c = threadIdx.x; c < dim; c += blockDim.x)
+	for (int c = threadIdx.x; c < dim; c += blockDim.x) {
+		if (copy)
+			copy[(size_t)blockIdx.x * dim + c] = x[c];
 		out[c] = from_float<T>(x[c] * scale * (offset + weight[c]));
+	}
 }
 
 template <typename T>
 static void op_rmsnorm(struct device *d, const float *x, const float *weight, int n, int dim, float eps,
-		       float offset, void *out, float *rstd)
+		       float offset, void *out, float *rstd, float *copy)
 {
-	if (held(dim) && aligned16(x) && aligned16(weight) && aligned16(out))
+	if (held(dim) && aligned16(x) && aligned16(weight) && aligned16(out) && aligned16(copy))
 		cuda_launch(d, "rmsnorm", rmsnorm_held<T>, n, held_threads(dim), 0, x, weight, dim, eps,
-			    offset, (T *)out, rstd);
+			    offset, (T *)out, rstd, copy);
 	else
 		cuda_launch(d, "rmsnorm", rmsnorm_any<T>, n, row_threads(dim, 256), 0, x, weight, dim, eps,
-			    offset, (T *)out, rstd);
+			    offset, (T *)out, rstd, copy);
 }
 
 /* Rows blockIdx.x, + gridDim.x …; part (gridDim.x, dim) gets this block's part of dweight (WEIGHT). */
@@ -252,8 +257,8 @@ static void op_rmsnorm_grad(struct device *d, const float *x, const float *weigh
 
 EXPORT(rmsnorm,
        (struct device * d, const float *x, const float *weight, int n, int dim, float eps, float offset,
-	void *out, float *rstd),
-       (d, x, weight, n, dim, eps, offset, out, rstd))
+	void *out, float *rstd, float *copy),
+       (d, x, weight, n, dim, eps, offset, out, rstd, copy))
 EXPORT(rmsnorm_grad,
        (struct device * d, const float *x, const float *weight, const float *rstd, const float *dout, int n,
 	int dim, float offset, float *dx, void *dx_act, float *dweight),

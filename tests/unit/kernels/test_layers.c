@@ -93,19 +93,20 @@ static void rmsnorm_and_its_gradient_agree_with_float64(void **state)
 		double *xd = xmalloc(8 * size), *wd = xmalloc(sizeof *wd * (size_t)dim);
 		float *x_there = f32_in(d, x, size), *w_there = f32_in(d, w, (size_t)dim), *rstd = f32_new(d, (size_t)n);
 		void *out = act_new(d, size), *dx_act = act_new(d, size), *plain = act_new(d, size);
-		float *dx = f32_in(d, dx0, size), *dw = f32_in(d, dw0, (size_t)dim);
+		float *dx = f32_in(d, dx0, size), *dw = f32_in(d, dw0, (size_t)dim), *copy_there = f32_new(d, size);
 
 		for (size_t i = 0; i < size; i++)
 			xd[i] = x[i];
 		for (int i = 0; i < dim; i++)
 			wd[i] = w[i];
-		d->ops->rmsnorm(d, x_there, w_there, n, dim, eps, offset, out, rstd);
-		d->ops->rmsnorm(d, x_there, w_there, n, dim, eps, offset, plain, NULL);
+		d->ops->rmsnorm(d, x_there, w_there, n, dim, eps, offset, out, rstd, copy_there);
+		d->ops->rmsnorm(d, x_there, w_there, n, dim, eps, offset, plain, NULL, NULL);
 		d->ops->rmsnorm_grad(d, x_there, w_there, rstd, f32_in(d, dout, size), n, dim, offset, dx, dx_act, dw);
 		float *o = act_out(d, out, size), *again = act_out(d, plain, size), *gx = f32_out(d, dx, size),
-		      *ga = act_out(d, dx_act, size), *gw = f32_out(d, dw, (size_t)dim);
+		      *ga = act_out(d, dx_act, size), *gw = f32_out(d, dw, (size_t)dim), *copy = f32_out(d, copy_there, size);
 
 		assert_memory_equal(o, again, size * sizeof *o);
+		assert_memory_equal(copy, x, size * sizeof *x);
 		for (int t = 0; t < n; t++) {
 			double sum = 0;
 
@@ -129,7 +130,7 @@ static void rmsnorm_and_its_gradient_agree_with_float64(void **state)
 			if (i < size)
 				assert_close(ga[i], gx[i], tolerance(d, 1e-7, 0), "dx as an activation", i);
 		}
-		FREE(x, w, dout, dx0, dw0, xd, wd, o, again, gx, ga, gw);
+		FREE(x, w, dout, dx0, dw0, xd, wd, o, again, gx, ga, gw, copy);
 		case_end(d);
 	}
 }

@@ -294,6 +294,15 @@ void workspace_free(struct transformer *t)
 
 /* ---- recording ---- */
 
+static int record(struct transformer *t, const struct pass *p, asking *ask, const void *arg, struct recording **out,
+		  struct error *err)
+{
+	if (device_record_begin(t->device, err))
+		return -1;
+	ask(t, p, arg);
+	return device_record_end(t->device, out, err);
+}
+
 int pass_record(struct transformer *t, const struct pass *p, int part, const void *full, asking *ask, const void *arg,
 		struct error *err)
 {
@@ -319,20 +328,17 @@ int pass_record(struct transformer *t, const struct pass *p, int part, const voi
 			r = &t->records[i];
 	if (!r) {
 		/* The first time chooses algorithms, loads kernels and grows scratch. */
-		if (t->n_records < RECORDS_MOST) {
-			grow(&t->records, &t->cap_records, t->n_records + 1, sizeof *t->records);
-			t->records[t->n_records++] = (struct record){key, NULL};
-		}
 		ask(t, p, arg);
-		return 0;
+		if (t->n_records == RECORDS_MOST)
+			return 0;
+		grow(&t->records, &t->cap_records, t->n_records + 1, sizeof *t->records);
+		r = &t->records[t->n_records++];
+		*r = (struct record){key, NULL};
+		/* Training comes back to this size: it is recorded while the device works on what was just asked for. */
+		return p->kind == PASS_TRAIN ? record(t, p, ask, arg, &r->recording, err) : 0;
 	}
-	if (!r->recording) {
-		if (device_record_begin(t->device, err))
-			return -1;
-		ask(t, p, arg);
-		if (device_record_end(t->device, &r->recording, err))
-			return -1;
-	}
+	if (!r->recording && record(t, p, ask, arg, &r->recording, err))
+		return -1;
 	device_replay(t->device, r->recording);
 	return 0;
 }

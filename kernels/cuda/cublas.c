@@ -1,9 +1,14 @@
 /* cuBLASLt picks an algorithm for a product by heuristics that take some 50 us, so what it picked is remembered by shapes,
  * types and alignment. Always the first suggestion, without reductions whose order or precision the products' contract
- * does not allow: split sums go through the workspace in fp32 or not at all. */
+ * does not allow: split sums go through the workspace in fp32 or not at all.
+ *
+ * Each algorithm is a kernel of its own, which takes milliseconds to load when it is first used; training would meet a new
+ * one at every new number of tokens, and spend as long on loading as on a hundred steps. So one is picked for all numbers of
+ * tokens of half an octave, by the largest. */
 #include "kernels/cuda/cublas.h"
 
 #include <cublasLt.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +28,7 @@
 	F(cublasLtMatmulPreferenceDestroy)                                                                             \
 	F(cublasLtMatmulPreferenceSetAttribute)                                                                        \
 	F(cublasLtMatmulAlgoGetHeuristic)                                                                              \
+	F(cublasLtMatmulAlgoCheck)                                                                                     \
 	F(cublasLtMatmul)
 
 #ifdef ANNEAL_CUBLASLT_LINKED
@@ -144,6 +150,16 @@ static void algorithm_free(struct algorithm *a)
 	memset(a, 0, sizeof *a);
 }
 
+/* The smallest power of two, or three times one, that n is not above. */
+static int half_octave(int n)
+{
+	int power = 16;
+
+	while (power < n && power <= INT_MAX / 2)
+		power *= 2;
+	return power / 4 * 3 >= n ? power / 4 * 3 : power;
+}
+
 static int layouts_make(struct device *d, const struct product *p, struct algorithm *a)
 {
 	cublasOperation_t transposed = CUBLAS_OP_T;
@@ -192,27 +208,60 @@ static int preference_set(struct device *d, cublasLtMatmulPreference_t preferenc
 	return 0;
 }
 
-/* Asks for an algorithm. One that does not exist is remembered too. */
-static int algorithm_choose(struct device *d, const struct product *p, const struct key *key, struct algorithm *a)
+/* The first suggestion for a product with these layouts: 0 (*usable says whether there is one), or -1 with the failure noted. */
+static int heuristic(struct device *d, const struct algorithm *a, cublasLtMatmulPreference_t preference,
+		     cublasLtMatmulAlgo_t *algo, bool *usable)
 {
 	struct cublas *c = cuda_device(d)->cublas;
-	cublasLtMatmulPreference_t preference = NULL;
 	cublasLtMatmulHeuristicResult_t result = {0};
-	int found = 0, r = -1;
-
-	if (layouts_make(d, p, a) || LT(d, cublasLtMatmulPreferenceCreate, &preference) ||
-	    preference_set(d, preference, c, key))
-		goto out;
+	int found = 0;
 	cublasStatus_t status = p_cublasLtMatmulAlgoGetHeuristic(c->handle, a->product, a->a, a->b, a->c, a->c, preference,
 								 1, &result, &found);
 
 	if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED &&
 	    status != CUBLAS_STATUS_INVALID_VALUE) {
 		note(d, status, "cublasLtMatmulAlgoGetHeuristic");
-		goto out;
+		return -1;
 	}
-	a->usable = status == CUBLAS_STATUS_SUCCESS && found > 0 && result.state == CUBLAS_STATUS_SUCCESS;
-	a->algo = result.algo;
+	*usable = status == CUBLAS_STATUS_SUCCESS && found > 0 && result.state == CUBLAS_STATUS_SUCCESS;
+	*algo = result.algo;
+	return 0;
+}
+
+/* The suggestion for the same product with more tokens, if it does for this one as well. */
+static int heuristic_of_more(struct device *d, const struct product *p, int tokens, const struct algorithm *a,
+			     cublasLtMatmulPreference_t preference, cublasLtMatmulAlgo_t *algo, bool *usable)
+{
+	struct cublas *c = cuda_device(d)->cublas;
+	struct product more = *p;
+	struct algorithm other = {0};
+	cublasLtMatmulHeuristicResult_t result = {0};
+
+	more.n = tokens;
+	int r = layouts_make(d, &more, &other) || heuristic(d, &other, preference, algo, usable) ? -1 : 0;
+
+	if (r == 0 && *usable)
+		*usable = p_cublasLtMatmulAlgoCheck(c->handle, a->product, a->a, a->b, a->c, a->c, algo, &result) ==
+				  CUBLAS_STATUS_SUCCESS &&
+			  result.workspaceSize <= c->workspace_size;
+	algorithm_free(&other);
+	return r;
+}
+
+/* Asks for an algorithm. One that does not exist is remembered too. */
+static int algorithm_choose(struct device *d, const struct product *p, const struct key *key, struct algorithm *a)
+{
+	struct cublas *c = cuda_device(d)->cublas;
+	cublasLtMatmulPreference_t preference = NULL;
+	int tokens = p->tb ? p->n : half_octave(p->n), r = -1; /* transposed, n is not the tokens */
+
+	if (layouts_make(d, p, a) || LT(d, cublasLtMatmulPreferenceCreate, &preference) ||
+	    preference_set(d, preference, c, key))
+		goto out;
+	if (tokens > p->n && heuristic_of_more(d, p, tokens, a, preference, &a->algo, &a->usable))
+		goto out;
+	if (!a->usable && heuristic(d, a, preference, &a->algo, &a->usable))
+		goto out;
 	a->key = *key;
 	a->used = true;
 	r = 0;

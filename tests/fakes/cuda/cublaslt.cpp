@@ -6,6 +6,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <set>
+#include <utility>
+
 #define MAGIC 0x616c676f72697468 /* in an algorithm that the heuristic gave */
 
 struct cublasLtContext {
@@ -177,11 +180,14 @@ static void layouts_check(const struct lt_product *p, const struct lt_layout *a,
 		stop("cuBLASLt: an empty product");
 }
 
-/* What an algorithm was made for. */
+/* What an algorithm was made for; without: whatever op(B) and C have of columns. */
 static uint64_t signature(const struct lt_product *p, const struct lt_layout *a, const struct lt_layout *b,
-			  const struct lt_layout *c)
+			  const struct lt_layout *c, bool without = false)
 {
-	const struct lt_layout all[3] = {*a, *b, *c};
+	struct lt_layout all[3] = {*a, *b, *c};
+
+	if (without)
+		(p->tb ? all[1].rows : all[1].cols) = all[2].cols = 0;
 	uint64_t hash = 14695981039346656037u ^ (p->ta | p->tb << 1);
 
 	for (int i = 0; i < 3; i++)
@@ -218,8 +224,33 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
 	results[0].algo.data[2] = p->align_a;
 	results[0].algo.data[3] = p->align_b;
 	results[0].algo.data[4] = p->align_c;
+	results[0].algo.data[6] = signature(desc, a, b, c, true);
 	results[0].workspaceSize = p->workspace < 4096 ? p->workspace : 4096;
 	results[0].algo.data[5] = results[0].workspaceSize;
+	return CUBLAS_STATUS_SUCCESS;
+}
+
+/* Which algorithm, by what it was made for, may be used for what else. */
+static std::set<std::pair<uint64_t, uint64_t>> checked;
+
+/* An algorithm does for other numbers of columns too, but not for all of them: as with the real one, callers have to ask. */
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+				       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+				       const cublasLtMatmulAlgo_t *algo, cublasLtMatmulHeuristicResult_t *result)
+{
+	api lock;
+
+	if (lock.code != cudaSuccess)
+		return status_of(lock.code);
+	layouts_check(desc, a, b, c, d);
+	if (!handle || algo->data[0] != MAGIC || algo->data[6] != signature(desc, a, b, c, true))
+		return CUBLAS_STATUS_INVALID_VALUE;
+	if (c->cols % 8 == 5)
+		return CUBLAS_STATUS_NOT_SUPPORTED;
+	checked.insert({algo->data[1], signature(desc, a, b, c)});
+	*result = {};
+	result->algo = *algo;
+	result->workspaceSize = algo->data[5];
 	return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -322,7 +353,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
 	layouts_check(desc, a_layout, b_layout, c_layout, d_layout);
 	if (c != d)
 		stop("cublasLtMatmul: the fake writes where it reads C");
-	if (algo->data[0] != MAGIC || algo->data[1] != signature(desc, a_layout, b_layout, c_layout))
+	uint64_t wanted = signature(desc, a_layout, b_layout, c_layout);
+
+	if (algo->data[0] != MAGIC || (algo->data[1] != wanted && !checked.count({algo->data[1], wanted})))
 		stop("cublasLtMatmul: the algorithm was chosen for another product");
 	operand_check("A", a_layout, a, algo->data[2]);
 	operand_check("B", b_layout, b, algo->data[3]);

@@ -1,7 +1,8 @@
 /* The CUDA backend's speed beside what the card could do, on Gemma 2B's shapes: products in NF4, attention, every operation
  * of a step, the codelab's epoch, long batches, decoding. The card's two ceilings, bytes and operations a second, are
  * measured first; each row has what was achieved, the limit that those give, their ratio and the target.
- *   bench_gpu [--small] [--json FILE] [--sections NAME[,NAME…]]      products attention operations train decode
+ *   bench_gpu [--small] [--json FILE] [--sections NAME[,NAME…]] [--weights nf4|resident]
+ * The sections: products attention operations epoch long decode.
  * --small: tiny shapes, to see that it runs. */
 #include <math.h>
 #include <signal.h>
@@ -377,9 +378,13 @@ int main(int argc, char **argv)
 			json = argv[++i];
 		} else if (strcmp(argv[i], "--sections") == 0 && i + 1 < argc) {
 			bench.sections = argv[++i];
+		} else if (strcmp(argv[i], "--weights") == 0 && i + 1 < argc &&
+			   (strcmp(argv[i + 1], "nf4") == 0 || strcmp(argv[i + 1], "resident") == 0)) {
+			bench.weights = argv[++i];
 		} else {
-			fprintf(stderr, "usage: bench_gpu [--small] [--json FILE] [--sections NAME[,NAME...]]\n"
-					"sections: products attention operations train decode\n");
+			fprintf(stderr, "usage: bench_gpu [--small] [--json FILE] [--sections NAME[,NAME...]] "
+					"[--weights nf4|resident]\n"
+					"sections: products attention operations epoch long decode\n");
 			return 2;
 		}
 	}
@@ -400,7 +405,7 @@ int main(int argc, char **argv)
 	       bench.info.driver / 1000, bench.info.driver % 1000 / 10, bench.info.runtime / 1000,
 	       bench.info.runtime % 1000 / 10, bench.small ? "; tiny shapes, the figures mean nothing" : "");
 	measure_ceilings(&bench);
-	if (bench_wants(&bench, "train") || bench_wants(&bench, "decode"))
+	if (bench_wants(&bench, "epoch") || bench_wants(&bench, "long") || bench_wants(&bench, "decode"))
 		bench_model(&bench);
 	if (bench_wants(&bench, "products"))
 		bench_products(&bench);

@@ -11,7 +11,8 @@
 
 struct bench {
 	bool small;            /* tiny shapes and few repetitions: whether it runs, not how fast */
-	const char *sections;  /* "train,decode", or NULL: all */
+	const char *sections;  /* "epoch,decode", or NULL: all */
+	const char *weights;   /* "nf4" or "resident", or NULL: both */
 	FILE *json;            /* or NULL */
 	struct device_info info;
 	double bandwidth;      /* measured: bytes read and written a second */

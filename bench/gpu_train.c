@@ -422,7 +422,7 @@ void bench_model(struct bench *b)
 		{DTYPE_F16, RECIPE_CODELAB, true, false},
 		{DTYPE_F16, RECIPE_CODELAB, false, false},
 	};
-	bool train = bench_wants(b, "train"), decodes = bench_wants(b, "decode");
+	bool epochs = bench_wants(b, "epoch"), longs = bench_wants(b, "long"), decodes = bench_wants(b, "decode");
 
 	make_files(b);
 	bench_heading("Training and decoding: 18 layers of Gemma 2B's shapes, random weights; LoRA of rank 8 on q and v, dropout 0.1; "
@@ -435,7 +435,7 @@ void bench_model(struct bench *b)
 		struct model *m;
 		char name[96];
 
-		if (!train && !v->all)
+		if ((!epochs && !v->all) || (b->weights && strcmp(b->weights, v->resident ? "resident" : "nf4")))
 			continue;
 		struct device *d = bench_open(v->act);
 
@@ -452,9 +452,9 @@ void bench_model(struct bench *b)
 					      .name = name,
 					      .unit = "GB/s",
 					      .achieved = weight_bytes(&b->config, false) / seconds / 1e9});
-		if (train)
+		if (epochs)
 			epoch(b, v, m);
-		if (train && v->all)
+		if (longs && v->all)
 			long_batches(b, v, m);
 		if (decodes && v->all) {
 			decode(b, v, m, 1);

@@ -6,8 +6,8 @@
  *     template <typename T> static void op_convert(struct device *d, const void *x, …) { cuda_launch(d, …); }
  *     EXPORT(convert, (struct device *d, const void *x, enum dtype dtype, size_t n, void *out), (d, x, dtype, n, out))
  *
- * Every kernel begins with grid_wait(): from compute capability 9.0 on, its blocks are put onto the GPU while the kernel before
- * it still runs, and only what comes before grid_wait() may happen then.
+ * Every kernel begins with grid_wait(): from compute capability 9.0 on, its blocks may be put onto the GPU before all that the
+ * kernel before it wrote can be read.
  *
  * The subset that the fake understands: launches by cuda_launch alone; dynamic shared memory by DYNAMIC_SHARED alone;
  * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,

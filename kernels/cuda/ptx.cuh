@@ -57,12 +57,12 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row
 		     : "r"(shared_address(row)));
 }
 
-/* Programmatic dependent launch, from sm_90 on: lets the blocks of the next kernel onto the GPU as soon as there is room, and
- * waits until all kernels before this one have ended and what they wrote can be read. */
+/* Programmatic dependent launch, from sm_90 on: waits until all kernels before this one have ended and what they wrote can be
+ * read. Blocks come onto the GPU when those of the kernel before have ended, not earlier (griddepcontrol.launch_dependents):
+ * then they would crowd on the few multiprocessors that are done first. */
 __device__ __forceinline__ void grid_wait()
 {
 #if __CUDA_ARCH__ >= 900
-	asm volatile("griddepcontrol.launch_dependents;");
 	asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

@@ -20,7 +20,7 @@ __device__ __forceinline__ void forward_load(const struct nf4_args &a, int token
 	const T *x = static_cast<const T *>(a.in) + (size_t)token0 * (size_t)a.ld_in + (size_t)k0;
 	const uint8_t *packed = a.packed + ((size_t)row0 * (size_t)a.cols + (size_t)k0) / 2;
 	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
-	int thread = nf4_anew((int)threadIdx.x), chunk = thread % S::chunks, half = thread % halves;
+	int thread = nf4_thread<TOKENS>(), chunk = thread % S::chunks, half = thread % halves;
 
 #pragma unroll(TOKENS >= 64 ? 1 : 8)
 	for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
@@ -44,10 +44,10 @@ __device__ __forceinline__ void forward_load(const struct nf4_args &a, int token
 						   reinterpret_cast<uint32_t *>(stage + S::raw_at));
 }
 
-/* One NF4 block of 16 * ROW_TILES rows times all the tokens, in two halves of 2 steps: so many elements of a token are 16
+/* One NF4 block of 16 * ROW_TILES rows times all the tokens, of which `left` exist, in two halves of 2 steps: so many elements of a token are 16
  * bytes, and no more of W than these need be in registers. */
 template <typename T, typename S, bool ROUND, int TOKENS, int ROW_TILES, bool PAIRS>
-__device__ __forceinline__ void forward_multiply(const char *table, const char *stage, int row0, int block, int lane,
+__device__ __forceinline__ void forward_multiply(const char *table, const char *stage, int row0, int block, int lane, int left,
 						 float acc[ROW_TILES][(TOKENS + 7) / 8][4])
 {
 	int g = lane / 4, c = lane % 4;
@@ -82,25 +82,30 @@ __device__ __forceinline__ void forward_multiply(const char *table, const char *
 						nf4_pack2<T, ROUND>(p.x * scale[i][r], p.y * scale[i][r]);
 				}
 #pragma unroll
-		for (int j = 0; j < (TOKENS + 7) / 8; j++) {
-			uint4 x = make_uint4(0, 0, 0, 0);
+		for (int j0 = 0; j0 < ceil_div(TOKENS, 8); j0 += NF4_GROUP) {
+			if (TOKENS > NF4_LEAN && 8 * j0 >= left)
+				break;
+#pragma unroll
+			for (int j = j0; j < j0 + NF4_GROUP && j < ceil_div(TOKENS, 8); j++) {
+				uint4 x = make_uint4(0, 0, 0, 0);
 
-			if (TOKENS >= 8 || g < TOKENS)
-				x = *reinterpret_cast<const uint4 *>(
-					stage + nf4_x_offset(8 * j + g, block * 8 + 2 * c + h, S::chunks));
-			const uint32_t b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+				if (TOKENS >= 8 || g < TOKENS)
+					x = *reinterpret_cast<const uint4 *>(
+						stage + nf4_x_offset(8 * j + g, block * 8 + 2 * c + h, S::chunks));
+				const uint32_t b[2][2] = {{x.x, x.y}, {x.z, x.w}};
 
 #pragma unroll
-			for (int s = 0; s < 2; s++)
+				for (int s = 0; s < 2; s++)
 #pragma unroll
-				for (int i = 0; i < ROW_TILES; i++)
-					mma_16816<T>(acc[i][j], w[i][s], b[s]);
+					for (int i = 0; i < ROW_TILES; i++)
+						mma_16816<T>(acc[i][j], w[i][s], b[s]);
+			}
 		}
 	}
 }
 
 template <typename T, bool ROUND, int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS, int STAGES, bool PAIRS>
-__global__ void __launch_bounds__(NF4_THREADS, 2) nf4_forward_kernel(struct nf4_args a)
+__global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_forward_kernel(struct nf4_args a)
 {
 	grid_wait();
 	typedef forward_shape<TOKENS, ROW_WARPS, K_WARPS, ROW_TILES, SUBS> S;
@@ -141,25 +146,29 @@ __global__ void __launch_bounds__(NF4_THREADS, 2) nf4_forward_kernel(struct nf4_
 #pragma unroll
 		for (int s = 0; s < SUBS; s++)
 			forward_multiply<T, S, ROUND, TOKENS, ROW_TILES, PAIRS>(table, stage, warp_row, k_warp * SUBS + s, lane,
-										acc);
+										a.n - token0, acc);
 	}
-	__syncthreads();
-	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * TOKENS * (S::rows + 4);
+	const int pass = nf4_pass(TOKENS);
+	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * pass * (S::rows + 4);
 	int g = lane / 4, c = lane % 4;
 
 #pragma unroll
-	for (int i = 0; i < ROW_TILES; i++)
+	for (int first_token = 0; first_token < TOKENS; first_token += pass) {
+		__syncthreads();
 #pragma unroll
-		for (int j = 0; j < n_tiles; j++)
+		for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
-			for (int r = 0; r < 4; r++) {
-				int token = 8 * j + 2 * c + r % 2, row = warp_row + 16 * i + r / 2 * 8 + g;
+			for (int j = 0; j < ceil_div(pass, 8); j++)
+#pragma unroll
+				for (int r = 0; r < 4; r++) {
+					int token = 8 * j + 2 * c + r % 2, row = warp_row + 16 * i + r / 2 * 8 + g;
 
-				if (TOKENS >= 8 || token < TOKENS)
-					own[token * (S::rows + 4) + row] = acc[i][j][r];
-			}
-	__syncthreads();
-	nf4_tile_store<T, K_WARPS, TOKENS, S::rows>(a, sums, token0, row0);
+					if (TOKENS >= 8 || token < TOKENS)
+						own[token * (S::rows + 4) + row] = acc[i][first_token / 8 + j][r];
+				}
+		__syncthreads();
+		nf4_tile_store<T, K_WARPS, pass, S::rows>(a, sums, token0 + first_token, row0);
+	}
 }
 
 template <typename T, bool ROUND> static void forward_launch(struct device *d, const struct nf4_plan *p, struct nf4_args a)
@@ -171,7 +180,7 @@ template <typename T, bool ROUND> static void forward_launch(struct device *d, c
 	if (p->tile == tile++) {                                                                                       \
 		typedef forward_shape<tokens, row_warps, k_warps, row_tiles, subs> S;                                  \
 		static_assert(32 * (row_warps) * (k_warps) == NF4_THREADS, "all warps have a part");                   \
-		static_assert((k_warps) * (tokens) * (S::rows + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
+		static_assert((k_warps)*nf4_pass(tokens) * (S::rows + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
 		cuda_launch(d, "NF4 product",                                                                          \
 			    nf4_forward_kernel<T, ROUND, tokens, row_warps, k_warps, row_tiles, subs, stages, pairs>,  \
 			    grid, dim3(NF4_THREADS), nf4_forward_tile(p->tile).shared, a);                             \

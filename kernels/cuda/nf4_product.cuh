@@ -34,6 +34,17 @@ __host__ __device__ constexpr int nf4_codes_bytes(bool pairs)
 
 #define NF4_MAP_BYTES (256 * 4)
 
+/* Up to so many tokens two blocks share a multiprocessor. A larger tile has all its registers for the sums, so that the
+ * values of W are made once for all tokens; NF4_GROUP times 8 of those at a time are skipped where none exist, and results
+ * leave through shared memory in passes of as many. */
+#define NF4_LEAN  64
+#define NF4_GROUP 4
+
+__host__ __device__ constexpr int nf4_pass(int tokens)
+{
+	return tokens > NF4_LEAN ? 8 * NF4_GROUP : tokens;
+}
+
 /* A stage: activations, packed values, absmax by block, and behind those, of every row and 4 blocks, 4 codes and an
  * absmax2. */
 __host__ __device__ constexpr int nf4_raw_words(int rows, int blocks)
@@ -81,10 +92,13 @@ template <typename T, bool ROUND> __device__ __forceinline__ uint32_t nf4_pack2(
 	return pack2<T>(nf4_round<ROUND>(lo), nf4_round<ROUND>(hi));
 }
 
-/* x, from which the compiler does not compute anything ahead of a loop to keep it in registers: those are for sums. */
-__device__ __forceinline__ int nf4_anew(int x)
+/* The thread. With many tokens the compiler computes nothing from it ahead of a loop: registers are for sums. */
+template <int TOKENS> __device__ __forceinline__ int nf4_thread()
 {
-	asm volatile("" : "+r"(x));
+	int x = (int)threadIdx.x;
+
+	if (TOKENS >= 32)
+		asm volatile("" : "+r"(x));
 	return x;
 }
 
@@ -131,14 +145,17 @@ __device__ __forceinline__ void nf4_scales_make(const struct nf4_args &a, int bl
 {
 	const int groups = (BLOCKS + 3) / 4;
 
-	int i = threadIdx.x, row = i / BLOCKS, block = i % BLOCKS + block0 % 4;
+#pragma unroll
+	for (int first = 0; first < ROWS * BLOCKS; first += NF4_THREADS) {
+		int i = first + threadIdx.x, row = i / BLOCKS, block = i % BLOCKS + block0 % 4;
 
-	static_assert(ROWS * BLOCKS <= NF4_THREADS, "one to a thread");
-	if (ROWS * BLOCKS == NF4_THREADS || i < ROWS * BLOCKS) {
-		const uint32_t *word = raw + 2 * (row * groups + block / 4);
-		uint32_t code = word[0] >> (8 * (block % 4)) & 255;
+		if (ROWS * BLOCKS % NF4_THREADS == 0 || i < ROWS * BLOCKS) {
+			const uint32_t *word = raw + 2 * (row * groups + block / 4);
+			uint32_t code = word[0] >> (8 * (block % 4)) & 255;
 
-		to[BY_BLOCK ? i % BLOCKS * ROWS + row : i] = nf4_scale(map[code], __uint_as_float(word[1]), a.scales.offset);
+			to[BY_BLOCK ? i % BLOCKS * ROWS + row : i] =
+				nf4_scale(map[code], __uint_as_float(word[1]), a.scales.offset);
+		}
 	}
 }
 

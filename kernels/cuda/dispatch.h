@@ -45,7 +45,7 @@ enum nf4_kind nf4_product_kind(int major, int n, int rows, int cols);
 /* The same for dx: `tokens` by 256 columns; a warp computes 8 * lane_cols of them, from 32 * subs rows in each stage.
  *   F(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs) */
 #define NF4_BACKWARD_TILES(F)                                                                                          \
-	F(8, 4, 2, 8, 1, 4, true)                                                                                      \
+	F(8, 4, 2, 8, 2, 3, true)                                                                                      \
 	F(16, 4, 2, 8, 1, 4, true)                                                                                     \
 	F(32, 8, 1, 4, 2, 4, true)                                                                                     \
 	F(64, 8, 1, 4, 2, 4, false)                                                                                    \

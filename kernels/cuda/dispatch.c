@@ -30,8 +30,13 @@ static struct speed speed_of(int major, int minor)
 enum nf4_kind nf4_product_kind(int major, int n, int rows, int cols)
 {
 	/* Tensor cores that mma.sync does not use to the full: cuBLASLt gains more there. */
-	int most = major == 9 || major == 10 ? 160 : FUSED_MOST;
+	bool fast = major == 9 || major == 10;
+	int most = fast ? 160 : FUSED_MOST;
+	double weights = (double)rows * cols;
 
+	/* There a tile of many tokens has too few steps to make up for the sums of its splits, in matrices of some size. */
+	if (fast && n > 64 && weights >= 1e6 && weights < 8e6)
+		return NF4_DEQUANTIZE;
 	/* A lane's elements lie in one block of 64, and a row begins with one. */
 	return n <= most && rows > 0 && cols > 0 && cols % NF4_BLOCK == 0 ? NF4_FUSED : NF4_DEQUANTIZE;
 }

@@ -6,7 +6,10 @@
 #define SPLITS_MOST 32
 #define FUSED_MOST  256 /* tokens */
 #define BLOCK_US    1.0 /* a block's start: filling the pipeline and the table of the code book */
-#define LAUNCH_US   1.5 /* the second kernel of a product in splits */
+#define STAGE_US    0.2 /* of a stage whatever is in it: addresses and a barrier */
+#define WEIGHTS_US  45e3 /* weights that a multiprocessor makes in a microsecond */
+#define ALONE       1.2 /* times as long for a block with no other beside it on its multiprocessor */
+#define LAUNCH_US   2.0 /* the second kernel of a product in splits */
 #define LATENCY_US  0.8 /* of memory under load */
 
 struct speed {
@@ -27,8 +30,13 @@ static struct speed speed_of(int major, int minor)
 enum nf4_kind nf4_product_kind(int major, int n, int rows, int cols)
 {
 	/* Tensor cores that mma.sync does not use to the full: cuBLASLt gains more there. */
-	int most = major == 9 || major == 10 ? 128 : FUSED_MOST;
+	bool fast = major == 9 || major == 10;
+	int most = fast ? 160 : FUSED_MOST;
+	double weights = (double)rows * cols;
 
+	/* There a tile of many tokens has too few steps to make up for the sums of its splits, in matrices of some size. */
+	if (fast && n > 64 && weights >= 1e6 && weights < 8e6)
+		return NF4_DEQUANTIZE;
 	/* A lane's elements lie in one block of 64, and a row begins with one. */
 	return n <= most && rows > 0 && cols > 0 && cols % NF4_BLOCK == 0 ? NF4_FUSED : NF4_DEQUANTIZE;
 }
@@ -97,13 +105,18 @@ static double estimate(const struct speed *s, const struct nf4_tile *t, const st
 	int blocks = ceil_ratio(p->width_blocks * p->token_blocks * p->splits, multiprocessors);
 	int resident = (int)(s->shared / (t->shared + 1024));
 
-	resident = resident < 1 ? 1 : resident > 4 ? 4 : resident;
+	/* Registers hold two blocks, or one of many tokens. */
+	resident = resident < 2 || t->tokens > 64 ? 1 : 2;
 	int together = blocks < resident ? blocks : resident;
 	/* Bytes in flight bound what latency allows. */
 	double rate = together * (t->stages - 1) * packed / LATENCY_US;
 
 	rate = rate < s->bytes_us ? rate : s->bytes_us;
-	double step = larger(step_bytes / rate, (double)t->width * t->depth * t->tokens / s->products_us);
+	double weights = t->width * (double)t->depth, step = (STAGE_US + weights / WEIGHTS_US) * (together > 1 ? 1 : ALONE);
+
+	/* The largest tile leaves out groups of 32 tokens that do not exist. */
+	step = larger(step, larger(step_bytes / rate, weights * (t->tokens > 64 ? (tokens + 31) / 32 * 32 : t->tokens) /
+							     s->products_us));
 	double sums = p->splits > 1 ? 8.0 * t->width * tokens / s->bytes_us : 0;
 
 	return blocks * (p->steps * step + sums) + ceil_ratio(blocks, resident) * BLOCK_US +
@@ -121,10 +134,12 @@ static struct nf4_plan plan_make(int major, int minor, int multiprocessors, int 
 		struct nf4_tile t = tile(i);
 		int stages = ceil_ratio(depth, t.depth);
 
-		/* A tile that is mostly empty, or many narrow ones that each read the matrix, are never best. */
-		if (i && t.tokens >= 2 * n && tile(i - 1).tokens >= n)
+		if (t.shared + 1024 > s.shared)
 			continue;
-		if (t.tokens < n && t.tokens < 64)
+		/* A tile that is mostly empty, or many narrow ones that each make the weights, are never best. */
+		if (t.tokens > 8 && t.tokens >= 2 * n && tile(i - 1).tokens >= n)
+			continue;
+		if (t.tokens < n && i < count - 1)
 			continue;
 		for (int splits = 1; splits <= SPLITS_MOST && splits <= stages; splits++) {
 			struct nf4_plan p = {i, ceil_ratio(width, t.width), ceil_ratio(n, t.tokens), 0,

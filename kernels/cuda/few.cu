@@ -13,95 +13,138 @@
 
 /* ---- 16-bit ---- */
 
-/* Adds UNROLL times 32 columns from x and w (the lane's row i at w[i]) on, all loads before the first product. CHECK: only
- * `left` columns exist from the lane's first one on. */
-template <typename T, int ROW_TILES, int UNROLL, bool CHECK>
-__device__ __forceinline__ void few_mma_step(const T *x, const T *const w[2 * ROW_TILES], int k, int left,
-					     float acc[ROW_TILES][4])
+/* Columns that the warps of a block take together, 32 each. */
+#define FEW_COLUMNS (32 * WARPS)
+
+/* 32 columns of 16 * ROW_TILES rows of W and of x: what a warp multiplies at once. */
+template <int ROW_TILES> struct few_slot {
+	uint4 w[2 * ROW_TILES], x;
+};
+
+template <typename T, int ROW_TILES>
+__device__ __forceinline__ void few_load(struct few_slot<ROW_TILES> &slot, const T *x, const T *const w[2 * ROW_TILES], int k,
+					 bool inside)
 {
-	uint4 a[UNROLL][2 * ROW_TILES], b[UNROLL];
+	const uint4 none = make_uint4(0, 0, 0, 0);
 
 #pragma unroll
-	for (int u = 0; u < UNROLL; u++) {
-		bool inside = !CHECK || 32 * u < left;
-
-		b[u] = inside ? *reinterpret_cast<const uint4 *>(x + k + 32 * u) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-		for (int i = 0; i < 2 * ROW_TILES; i++)
-			a[u][i] = inside ? *reinterpret_cast<const uint4 *>(w[i] + k + 32 * u) : make_uint4(0, 0, 0, 0);
-	}
-	/* Or the compiler moves each load to its product, to save registers. */
-	__syncwarp();
-#pragma unroll
-	for (int u = 0; u < UNROLL; u++)
-#pragma unroll
-		for (int i = 0; i < ROW_TILES; i++) {
-			uint4 r = a[u][2 * i], s = a[u][2 * i + 1];
-			const uint32_t a0[4] = {r.x, s.x, r.y, s.y}, a1[4] = {r.z, s.z, r.w, s.w};
-			const uint32_t b0[2] = {b[u].x, b[u].y}, b1[2] = {b[u].z, b[u].w};
-
-			mma_16816<T>(acc[i], a0, b0);
-			mma_16816<T>(acc[i], a1, b1);
-		}
+	for (int i = 0; i < 2 * ROW_TILES; i++)
+		slot.w[i] = inside ? *reinterpret_cast<const uint4 *>(w[i] + k) : none;
+	slot.x = inside ? *reinterpret_cast<const uint4 *>(x + k) : none;
 }
 
-/* ROW_TILES of 16 rows; a warp keeps UNROLL times 32 columns of them in flight. */
-template <typename T, int ROW_TILES, int UNROLL>
-__global__ void __launch_bounds__(THREADS) few_mma_kernel(const T *x, const T *w, int rows, int cols,
-							  struct product_out out, bool vector)
+template <typename T, int ROW_TILES>
+__device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &slot, float acc[ROW_TILES][4])
+{
+#pragma unroll
+	for (int i = 0; i < ROW_TILES; i++) {
+		uint4 r = slot.w[2 * i], s = slot.w[2 * i + 1];
+		const uint32_t a0[4] = {r.x, s.x, r.y, s.y}, a1[4] = {r.z, s.z, r.w, s.w};
+		const uint32_t b0[2] = {slot.x.x, slot.x.y}, b1[2] = {slot.x.z, slot.x.w};
+
+		mma_16816<T>(acc[i], a0, b0);
+		mma_16816<T>(acc[i], a1, b1);
+	}
+}
+
+/* Where the lane's rows of tile `tile` begin. Rows that do not exist are others again, whose results are not stored. */
+template <typename T, int ROW_TILES>
+__device__ __forceinline__ void few_rows(const T *w, int rows, int cols, int tile, int lane, const T *own[2 * ROW_TILES])
+{
+#pragma unroll
+	for (int i = 0; i < 2 * ROW_TILES; i++) {
+		int row = tile * 16 * ROW_TILES + 8 * i + lane / 4;
+
+		own[i] = w + (size_t)(row < rows ? row : rows - 1) * (size_t)cols + (size_t)(8 * (lane % 4));
+	}
+}
+
+/* A block computes tiles of ROW_TILES times 16 rows, one after the other. A warp has SLOTS loads of W on their way all the
+ * time: as soon as a slot is multiplied it is filled again, at the end of a tile with the next one's first columns, so that
+ * memory does not wait for the sums to be stored. */
+template <typename T, int ROW_TILES, int SLOTS>
+__global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T *w, int rows, int cols,
+							     struct product_out out, bool vector)
 {
 	grid_wait();
 	const int row_count = 16 * ROW_TILES;
 	__shared__ __align__(16) float sums[WARPS][PRODUCT_FEW][row_count + 4];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
-	int row0 = blockIdx.x * row_count;
-	float acc[ROW_TILES][4] = {};
-	const T *own[2 * ROW_TILES];
-
-	/* Tokens and rows that do not exist are others again, whose results are not stored. */
-	x += (size_t)(g < out.n ? g : out.n - 1) * (size_t)cols + (size_t)(8 * c);
-#pragma unroll
-	for (int i = 0; i < 2 * ROW_TILES; i++) {
-		int row = row0 + 8 * i + g;
-
-		own[i] = w + (size_t)(row < rows ? row : rows - 1) * (size_t)cols + (size_t)(8 * c);
-	}
-	for (int k = warp * UNROLL * 32; k < cols; k += THREADS * UNROLL) {
-		if (k + UNROLL * 32 <= cols)
-			few_mma_step<T, ROW_TILES, UNROLL, false>(x, own, k, 0, acc);
-		else
-			few_mma_step<T, ROW_TILES, UNROLL, true>(x, own, k, cols - k - 8 * c, acc);
-	}
-#pragma unroll
-	for (int i = 0; i < ROW_TILES; i++)
-#pragma unroll
-		for (int j = 0; j < 4; j++)
-			sums[warp][2 * c + j % 2][16 * i + 8 * (j / 2) + g] = acc[i][j];
-	__syncthreads();
 	int t = threadIdx.x / (row_count / 4), at = threadIdx.x % (row_count / 4) * 4;
+	int tiles = ceil_div(rows, row_count), k0 = warp * 32;
+	const T *own[2 * ROW_TILES];
+	struct few_slot<ROW_TILES> slots[SLOTS];
 
-	if (t >= out.n || row0 + at >= rows)
-		return;
-	float sum[4] = {};
+	/* Tokens that do not exist are others again as well. */
+	x += (size_t)(g < out.n ? g : out.n - 1) * (size_t)cols + (size_t)(8 * c);
+	few_rows<T, ROW_TILES>(w, rows, cols, blockIdx.x, lane, own);
+#pragma unroll
+	for (int u = 0; u < SLOTS; u++) {
+		int k = k0 + u * FEW_COLUMNS;
 
-	for (int i = 0; i < WARPS; i++)
-		for (int j = 0; j < 4; j++)
-			sum[j] += sums[i][t][at + j];
-	store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)(row0 + at), rows - (row0 + at), vector, sum);
+		few_load<T, ROW_TILES>(slots[u], x, own, k, k + 8 * c < cols);
+	}
+#pragma unroll 1
+	for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+		float acc[ROW_TILES][4] = {};
+		int k = k0;
+
+#pragma unroll 1
+		for (int first = 0; first < cols; first += SLOTS * FEW_COLUMNS) {
+			bool more = true;
+
+			k += SLOTS * FEW_COLUMNS;
+			if (first + SLOTS * FEW_COLUMNS >= cols) {
+				k = k0;
+				more = tile + (int)gridDim.x < tiles;
+				few_rows<T, ROW_TILES>(w, rows, cols, more ? tile + gridDim.x : tile, lane, own);
+			}
+#pragma unroll
+			for (int u = 0; u < SLOTS; u++) {
+				int next = k + u * FEW_COLUMNS;
+
+				few_multiply<T, ROW_TILES>(slots[u], acc);
+				few_load<T, ROW_TILES>(slots[u], x, own, next, more && next + 8 * c < cols);
+			}
+		}
+		__syncthreads();
+#pragma unroll
+		for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+			for (int j = 0; j < 4; j++)
+				sums[warp][2 * c + j % 2][16 * i + 8 * (j / 2) + g] = acc[i][j];
+		__syncthreads();
+		int row = tile * row_count + at;
+
+		if (t < out.n && row < rows) {
+			float sum[4] = {};
+
+			for (int i = 0; i < WARPS; i++)
+				for (int j = 0; j < 4; j++)
+					sum[j] += sums[i][t][at + j];
+			store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)row, rows - row, vector, sum);
+		}
+	}
+}
+
+template <typename T, int ROW_TILES, int SLOTS>
+static void few_mma_launch(struct device *d, const struct product_out *out, const T *x, const T *w, int rows, int cols)
+{
+	/* At most two blocks to a multiprocessor, of as many tiles each as the others. */
+	int tiles = ceil_div(rows, 16 * ROW_TILES), each = ceil_div(tiles, 2 * cuda_device(d)->multiprocessors);
+
+	cuda_launch(d, "product of few tokens", few_mma_kernel<T, ROW_TILES, SLOTS>, dim3((unsigned)ceil_div(tiles, each)),
+		    dim3(THREADS), 0, x, w, rows, cols, *out, stores_vector(out->y, out->ld, rows));
 }
 
 template <typename T>
 static void few_mma(struct device *d, const struct product_out *out, const T *x, const T *w, int rows, int cols)
 {
-	bool vector = stores_vector(out->y, out->ld, rows);
-
-	/* 32 rows to a block read x half as often, when there are blocks enough. */
+	/* 32 rows to a tile read x half as often, when there are tiles enough. */
 	if (rows >= 64 * cuda_device(d)->multiprocessors)
-		cuda_launch(d, "product of few tokens", few_mma_kernel<T, 2, 2>, dim3((unsigned)ceil_div(rows, 32)),
-			    dim3(THREADS), 0, x, w, rows, cols, *out, vector);
+		few_mma_launch<T, 2, 4>(d, out, x, w, rows, cols);
 	else
-		cuda_launch(d, "product of few tokens", few_mma_kernel<T, 1, 4>, dim3((unsigned)ceil_div(rows, 16)),
-			    dim3(THREADS), 0, x, w, rows, cols, *out, vector);
+		few_mma_launch<T, 1, 8>(d, out, x, w, rows, cols);
 }
 
 /* ---- through fp32 ---- */

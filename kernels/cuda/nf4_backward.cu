@@ -14,44 +14,49 @@ template <int TOKENS, int COL_WARPS, int K_WARPS, int LANE_COLS, int SUBS> struc
 			 raw_at = absmax_at + rows * blocks * 4;
 };
 
-/* Offsets from the tile's first token and row fit 32 bits, which saves registers. */
+/* Addresses as in nf4_forward.cu. */
 template <typename T, typename S, int TOKENS>
 __device__ __forceinline__ void backward_load(const struct nf4_args &a, int token0, int col0, int row0, char *stage)
 {
-	const T *dy = static_cast<const T *>(a.in) + (size_t)token0 * (size_t)a.ld_in + (size_t)row0;
-	const uint8_t *packed = a.packed + ((size_t)row0 * (size_t)a.cols + (size_t)col0) / 2;
 	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
-	int thread = nf4_anew((int)threadIdx.x), chunk = thread % S::chunks, half = thread % halves;
+	int thread = nf4_thread<TOKENS>(), chunk = thread % S::chunks, half = thread % halves;
+	int first_token = token0 + thread / S::chunks, first_row = thread / halves;
+	const T *dy = static_cast<const T *>(a.in) + ((size_t)first_token * (size_t)a.ld_in + (size_t)(chunk * 8));
+	const uint8_t *packed = a.packed + ((size_t)first_row * (size_t)(a.cols / 2) + (size_t)(col0 / 2 + half * 16));
+	bool dy_inside = row0 + chunk * 8 < a.rows, w_inside = col0 + half * 32 < a.cols;
 
+	dy += (unsigned)row0;
+	packed += (size_t)row0 * (size_t)(a.cols / 2);
 #pragma unroll
 	for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
-		int token = thread / S::chunks + r * (NF4_THREADS / S::chunks);
-		bool keep = token0 + token < a.n && row0 + chunk * 8 < a.rows;
+		const int step = r * (NF4_THREADS / S::chunks);
+		int token = thread / S::chunks + step;
 
 		if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS)
-			cp_async_16(stage + nf4_dy_offset(token, chunk, S::chunks),
-				    keep ? dy + (token * a.ld_in + chunk * 8) : static_cast<const T *>(a.in), keep);
+			cp_async_16(stage + nf4_dy_offset(token, chunk, S::chunks), dy + (size_t)step * (size_t)a.ld_in,
+				    dy_inside && first_token + step < a.n);
 	}
 #pragma unroll
 	for (int r = 0; r < S::rows * halves / NF4_THREADS; r++) {
-		int row = thread / halves + r * (NF4_THREADS / halves);
-		bool keep = row0 + row < a.rows && col0 + half * 32 < a.cols;
+		const int step = r * (NF4_THREADS / halves);
+		int row = first_row + step;
 
 		cp_async_16(stage + S::packed_at + nf4_wt_offset(row, half / 2) + half % 2 * 16,
-			    keep ? packed + (row * (a.cols / 2) + half * 16) : a.packed, keep);
+			    packed + (size_t)step * (size_t)(a.cols / 2), w_inside && row0 + row < a.rows);
 	}
-	nf4_scales_load<S::rows, S::blocks, true>(a, row0, col0 / NF4_BLOCK, reinterpret_cast<float *>(stage + S::absmax_at),
+	nf4_scales_load<S::rows, S::blocks, true>(a, thread, row0, col0 / NF4_BLOCK,
+						  reinterpret_cast<float *>(stage + S::absmax_at),
 						  reinterpret_cast<uint32_t *>(stage + S::raw_at));
 }
 
-/* 32 rows from `group` * 32 on, times all the tokens: 2 steps of 16. */
+/* 32 rows from `group` * 32 on, times all the tokens, of which `left` exist: 2 steps of 16. */
 template <typename T, typename S, bool ROUND, int TOKENS, int LANE_COLS, bool PAIRS>
-__device__ __forceinline__ void backward_multiply(const char *table, const char *stage, int col_warp, int group, int lane,
-						  float acc[LANE_COLS / 2][TOKENS / 8][4])
+__device__ __forceinline__ void backward_multiply(const char *table, uint32_t column, const char *stage, int col_warp, int group, int lane,
+						  int left, float acc[LANE_COLS / 2][TOKENS / 8][4])
 {
 	int g = lane / 4, c = lane % 4, row = group * 32 + 8 * c, at = col_warp * 8 * LANE_COLS, block = at / NF4_BLOCK;
 	const float *absmax = reinterpret_cast<const float *>(stage + S::absmax_at) + block * S::rows + row;
-	uint32_t column = nf4_column<PAIRS>(lane), w[LANE_COLS / 2][2][4];
+	uint32_t w[LANE_COLS / 2][2][4];
 
 #pragma unroll
 	for (int s = 0; s < 2; s++) {
@@ -83,20 +88,25 @@ __device__ __forceinline__ void backward_multiply(const char *table, const char 
 		}
 	}
 #pragma unroll
-	for (int j = 0; j < TOKENS / 8; j++) {
-		uint4 dy = *reinterpret_cast<const uint4 *>(stage + nf4_dy_offset(8 * j + g, group * 4 + c, S::chunks));
-		const uint32_t b[2][2] = {{dy.x, dy.y}, {dy.z, dy.w}};
+	for (int j0 = 0; j0 < TOKENS / 8; j0 += NF4_GROUP) {
+		if (TOKENS > NF4_LEAN && 8 * j0 >= left)
+			break;
+#pragma unroll
+		for (int j = j0; j < j0 + NF4_GROUP && j < TOKENS / 8; j++) {
+			uint4 dy = *reinterpret_cast<const uint4 *>(stage + nf4_dy_offset(8 * j + g, group * 4 + c, S::chunks));
+			const uint32_t b[2][2] = {{dy.x, dy.y}, {dy.z, dy.w}};
 
 #pragma unroll
-		for (int s = 0; s < 2; s++)
+			for (int s = 0; s < 2; s++)
 #pragma unroll
-			for (int i = 0; i < LANE_COLS / 2; i++)
-				mma_16816<T>(acc[i][j], w[i][s], b[s]);
+				for (int i = 0; i < LANE_COLS / 2; i++)
+					mma_16816<T>(acc[i][j], w[i][s], b[s]);
+		}
 	}
 }
 
 template <typename T, bool ROUND, int TOKENS, int COL_WARPS, int K_WARPS, int LANE_COLS, int SUBS, int STAGES, bool PAIRS>
-__global__ void __launch_bounds__(NF4_THREADS, 2) nf4_backward_kernel(struct nf4_args a)
+__global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_backward_kernel(struct nf4_args a)
 {
 	grid_wait();
 	typedef backward_shape<TOKENS, COL_WARPS, K_WARPS, LANE_COLS, SUBS> S;
@@ -106,6 +116,7 @@ __global__ void __launch_bounds__(NF4_THREADS, 2) nf4_backward_kernel(struct nf4
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp / COL_WARPS, col_warp = warp % COL_WARPS;
 	int col0 = blockIdx.x * S::cols, token0 = blockIdx.y * TOKENS;
 	int first = blockIdx.z * a.steps, count = min(a.steps, ceil_div(a.rows, S::rows) - first);
+	uint32_t column = nf4_column<PAIRS>(lane);
 	float acc[LANE_COLS / 2][TOKENS / 8][4] = {};
 
 	for (int i = 0; i < STAGES - 1; i++) {
@@ -135,26 +146,31 @@ __global__ void __launch_bounds__(NF4_THREADS, 2) nf4_backward_kernel(struct nf4
 		}
 #pragma unroll(TOKENS >= 64 ? 1 : SUBS)
 		for (int s = 0; s < SUBS; s++)
-			backward_multiply<T, S, ROUND, TOKENS, LANE_COLS, PAIRS>(table, stage, col_warp, k_warp * SUBS + s, lane,
-										 acc);
+			backward_multiply<T, S, ROUND, TOKENS, LANE_COLS, PAIRS>(table, column, stage, col_warp, k_warp * SUBS + s, lane,
+										 a.n - token0, acc);
 	}
-	__syncthreads();
-	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * TOKENS * (S::cols + 4);
+	const int pass = nf4_pass(TOKENS);
+	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * pass * (S::cols + 4);
 	int g = lane / 4, c = lane % 4;
 
 #pragma unroll
-	for (int j = 0; j < TOKENS / 8; j++)
+	for (int first_token = 0; first_token < TOKENS; first_token += pass) {
+		__syncthreads();
 #pragma unroll
-		for (int t = 0; t < 2; t++)
+		for (int j = 0; j < pass / 8; j++)
 #pragma unroll
-			for (int i = 0; i < LANE_COLS / 2; i++) {
-				float2 pair = make_float2(acc[i][j][t], acc[i][j][2 + t]);
-				int token = 8 * j + 2 * c + t, col = col_warp * 8 * LANE_COLS + g * LANE_COLS + 2 * i;
+			for (int t = 0; t < 2; t++)
+#pragma unroll
+				for (int i = 0; i < LANE_COLS / 2; i++) {
+					const float *sum = acc[i][first_token / 8 + j];
+					int token = 8 * j + 2 * c + t, col = col_warp * 8 * LANE_COLS + g * LANE_COLS + 2 * i;
 
-				*reinterpret_cast<float2 *>(own + token * (S::cols + 4) + col) = pair;
-			}
-	__syncthreads();
-	nf4_tile_store<T, K_WARPS, TOKENS, S::cols>(a, sums, token0, col0);
+					*reinterpret_cast<float2 *>(own + token * (S::cols + 4) + col) =
+						make_float2(sum[t], sum[2 + t]);
+				}
+		__syncthreads();
+		nf4_tile_store<T, K_WARPS, pass, S::cols>(a, sums, token0 + first_token, col0);
+	}
 }
 
 template <typename T, bool ROUND> static void backward_launch(struct device *d, const struct nf4_plan *p, struct nf4_args a)
@@ -167,7 +183,7 @@ template <typename T, bool ROUND> static void backward_launch(struct device *d, 
 		typedef backward_shape<tokens, col_warps, k_warps, lane_cols, subs> S;                                 \
 		static_assert(S::cols == NF4_BACKWARD_COLS, "the layout of W is made for these");                      \
 		static_assert(32 * (col_warps) * (k_warps) == NF4_THREADS, "all warps have a part");                   \
-		static_assert((k_warps) * (tokens) * (S::cols + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
+		static_assert((k_warps)*nf4_pass(tokens) * (S::cols + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
 		cuda_launch(d, "gradient of an NF4 product",                                                           \
 			    nf4_backward_kernel<T, ROUND, tokens, col_warps, k_warps, lane_cols, subs, stages, pairs>, \
 			    grid, dim3(NF4_THREADS), nf4_backward_tile(p->tile).shared, a);                            \

@@ -13,46 +13,50 @@ template <int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS> struc
 			 raw_at = absmax_at + rows * blocks * 4;
 };
 
-/* Offsets from the tile's first token and row fit 32 bits, which saves registers. */
+/* Each address is what never changes for a thread, to which the place of the stage is added: that is all there is to
+ * compute for a stage. What is not kept is not read, so its address may lie anywhere. */
 template <typename T, typename S, int TOKENS>
 __device__ __forceinline__ void forward_load(const struct nf4_args &a, int token0, int row0, int k0, char *stage)
 {
-	const T *x = static_cast<const T *>(a.in) + (size_t)token0 * (size_t)a.ld_in + (size_t)k0;
-	const uint8_t *packed = a.packed + ((size_t)row0 * (size_t)a.cols + (size_t)k0) / 2;
 	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
-	int thread = nf4_anew((int)threadIdx.x), chunk = thread % S::chunks, half = thread % halves;
+	int thread = nf4_thread<TOKENS>(), chunk = thread % S::chunks, half = thread % halves;
+	int first_token = token0 + thread / S::chunks, first_row = row0 + thread / halves;
+	const T *x = static_cast<const T *>(a.in) + ((size_t)first_token * (size_t)a.ld_in + (size_t)(chunk * 8));
+	const uint8_t *packed = a.packed + ((size_t)first_row * (size_t)(a.cols / 2) + (size_t)(half * 16));
+	bool x_inside = k0 + chunk * 8 < a.cols, w_inside = k0 + half * 32 < a.cols;
 
+	x += (unsigned)k0;
+	packed += (unsigned)k0 / 2;
 #pragma unroll(TOKENS >= 64 ? 1 : 8)
 	for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
-		int token = thread / S::chunks + r * (NF4_THREADS / S::chunks);
-		bool keep = token0 + token < a.n && k0 + chunk * 8 < a.cols;
+		int step = r * (NF4_THREADS / S::chunks), token = thread / S::chunks + step;
 
 		if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS)
-			cp_async_16(stage + nf4_x_offset(token, chunk, S::chunks),
-				    keep ? x + (token * a.ld_in + chunk * 8) : static_cast<const T *>(a.in), keep);
+			cp_async_16(stage + nf4_x_offset(token, chunk, S::chunks), x, x_inside && first_token + step < a.n);
+		x += NF4_THREADS / S::chunks * a.ld_in;
 	}
 #pragma unroll(TOKENS >= 64 ? 1 : 8)
 	for (int r = 0; r < ceil_div(S::rows * halves, NF4_THREADS); r++) {
-		int row = thread / halves + r * (NF4_THREADS / halves);
-		bool keep = row0 + row < a.rows && k0 + half * 32 < a.cols;
+		int step = r * (NF4_THREADS / halves), row = thread / halves + step;
 
 		if (S::rows % (NF4_THREADS / halves) == 0 || row < S::rows)
 			cp_async_16(stage + S::packed_at + nf4_w_offset(row, half / 2, S::blocks) + half % 2 * 16,
-				    keep ? packed + (row * (a.cols / 2) + half * 16) : a.packed, keep);
+				    packed, w_inside && first_row + step < a.rows);
+		packed += NF4_THREADS / halves * (a.cols / 2);
 	}
-	nf4_scales_load<S::rows, S::blocks, false>(a, row0, k0 / NF4_BLOCK, reinterpret_cast<float *>(stage + S::absmax_at),
+	nf4_scales_load<S::rows, S::blocks, false>(a, thread, row0, k0 / NF4_BLOCK,
+						   reinterpret_cast<float *>(stage + S::absmax_at),
 						   reinterpret_cast<uint32_t *>(stage + S::raw_at));
 }
 
-/* One NF4 block of 16 * ROW_TILES rows times all the tokens, in two halves of 2 steps: so many elements of a token are 16
+/* One NF4 block of 16 * ROW_TILES rows times all the tokens, of which `left` exist, in two halves of 2 steps: so many elements of a token are 16
  * bytes, and no more of W than these need be in registers. */
 template <typename T, typename S, bool ROUND, int TOKENS, int ROW_TILES, bool PAIRS>
-__device__ __forceinline__ void forward_multiply(const char *table, const char *stage, int row0, int block, int lane,
+__device__ __forceinline__ void forward_multiply(const char *table, uint32_t column, const char *stage, int row0, int block, int lane, int left,
 						 float acc[ROW_TILES][(TOKENS + 7) / 8][4])
 {
 	int g = lane / 4, c = lane % 4;
 	const float *absmax = reinterpret_cast<const float *>(stage + S::absmax_at);
-	uint32_t column = nf4_column<PAIRS>(lane);
 	float scale[ROW_TILES][2];
 	uint2 packed[ROW_TILES][2];
 
@@ -82,25 +86,30 @@ __device__ __forceinline__ void forward_multiply(const char *table, const char *
 						nf4_pack2<T, ROUND>(p.x * scale[i][r], p.y * scale[i][r]);
 				}
 #pragma unroll
-		for (int j = 0; j < (TOKENS + 7) / 8; j++) {
-			uint4 x = make_uint4(0, 0, 0, 0);
+		for (int j0 = 0; j0 < ceil_div(TOKENS, 8); j0 += NF4_GROUP) {
+			if (TOKENS > NF4_LEAN && 8 * j0 >= left)
+				break;
+#pragma unroll
+			for (int j = j0; j < j0 + NF4_GROUP && j < ceil_div(TOKENS, 8); j++) {
+				uint4 x = make_uint4(0, 0, 0, 0);
 
-			if (TOKENS >= 8 || g < TOKENS)
-				x = *reinterpret_cast<const uint4 *>(
-					stage + nf4_x_offset(8 * j + g, block * 8 + 2 * c + h, S::chunks));
-			const uint32_t b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+				if (TOKENS >= 8 || g < TOKENS)
+					x = *reinterpret_cast<const uint4 *>(
+						stage + nf4_x_offset(8 * j + g, block * 8 + 2 * c + h, S::chunks));
+				const uint32_t b[2][2] = {{x.x, x.y}, {x.z, x.w}};
 
 #pragma unroll
-			for (int s = 0; s < 2; s++)
+				for (int s = 0; s < 2; s++)
 #pragma unroll
-				for (int i = 0; i < ROW_TILES; i++)
-					mma_16816<T>(acc[i][j], w[i][s], b[s]);
+					for (int i = 0; i < ROW_TILES; i++)
+						mma_16816<T>(acc[i][j], w[i][s], b[s]);
+			}
 		}
 	}
 }
 
 template <typename T, bool ROUND, int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS, int STAGES, bool PAIRS>
-__global__ void __launch_bounds__(NF4_THREADS, 2) nf4_forward_kernel(struct nf4_args a)
+__global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_forward_kernel(struct nf4_args a)
 {
 	grid_wait();
 	typedef forward_shape<TOKENS, ROW_WARPS, K_WARPS, ROW_TILES, SUBS> S;
@@ -111,6 +120,7 @@ __global__ void __launch_bounds__(NF4_THREADS, 2) nf4_forward_kernel(struct nf4_
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp / ROW_WARPS;
 	int row0 = blockIdx.x * S::rows, warp_row = warp % ROW_WARPS * 16 * ROW_TILES, token0 = blockIdx.y * TOKENS;
 	int first = blockIdx.z * a.steps, count = min(a.steps, ceil_div(a.cols, S::depth) - first);
+	uint32_t column = nf4_column<PAIRS>(lane);
 	float acc[ROW_TILES][n_tiles][4] = {};
 
 	for (int i = 0; i < STAGES - 1; i++) {
@@ -140,26 +150,30 @@ __global__ void __launch_bounds__(NF4_THREADS, 2) nf4_forward_kernel(struct nf4_
 		}
 #pragma unroll
 		for (int s = 0; s < SUBS; s++)
-			forward_multiply<T, S, ROUND, TOKENS, ROW_TILES, PAIRS>(table, stage, warp_row, k_warp * SUBS + s, lane,
-										acc);
+			forward_multiply<T, S, ROUND, TOKENS, ROW_TILES, PAIRS>(table, column, stage, warp_row, k_warp * SUBS + s, lane,
+										a.n - token0, acc);
 	}
-	__syncthreads();
-	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * TOKENS * (S::rows + 4);
+	const int pass = nf4_pass(TOKENS);
+	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * pass * (S::rows + 4);
 	int g = lane / 4, c = lane % 4;
 
 #pragma unroll
-	for (int i = 0; i < ROW_TILES; i++)
+	for (int first_token = 0; first_token < TOKENS; first_token += pass) {
+		__syncthreads();
 #pragma unroll
-		for (int j = 0; j < n_tiles; j++)
+		for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
-			for (int r = 0; r < 4; r++) {
-				int token = 8 * j + 2 * c + r % 2, row = warp_row + 16 * i + r / 2 * 8 + g;
+			for (int j = 0; j < ceil_div(pass, 8); j++)
+#pragma unroll
+				for (int r = 0; r < 4; r++) {
+					int token = 8 * j + 2 * c + r % 2, row = warp_row + 16 * i + r / 2 * 8 + g;
 
-				if (TOKENS >= 8 || token < TOKENS)
-					own[token * (S::rows + 4) + row] = acc[i][j][r];
-			}
-	__syncthreads();
-	nf4_tile_store<T, K_WARPS, TOKENS, S::rows>(a, sums, token0, row0);
+					if (TOKENS >= 8 || token < TOKENS)
+						own[token * (S::rows + 4) + row] = acc[i][first_token / 8 + j][r];
+				}
+		__syncthreads();
+		nf4_tile_store<T, K_WARPS, pass, S::rows>(a, sums, token0 + first_token, row0);
+	}
 }
 
 template <typename T, bool ROUND> static void forward_launch(struct device *d, const struct nf4_plan *p, struct nf4_args a)
@@ -171,7 +185,7 @@ template <typename T, bool ROUND> static void forward_launch(struct device *d, c
 	if (p->tile == tile++) {                                                                                       \
 		typedef forward_shape<tokens, row_warps, k_warps, row_tiles, subs> S;                                  \
 		static_assert(32 * (row_warps) * (k_warps) == NF4_THREADS, "all warps have a part");                   \
-		static_assert((k_warps) * (tokens) * (S::rows + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
+		static_assert((k_warps)*nf4_pass(tokens) * (S::rows + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
 		cuda_launch(d, "NF4 product",                                                                          \
 			    nf4_forward_kernel<T, ROUND, tokens, row_warps, k_warps, row_tiles, subs, stages, pairs>,  \
 			    grid, dim3(NF4_THREADS), nf4_forward_tile(p->tile).shared, a);                             \

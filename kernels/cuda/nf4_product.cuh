@@ -34,6 +34,17 @@ __host__ __device__ constexpr int nf4_codes_bytes(bool pairs)
 
 #define NF4_MAP_BYTES (256 * 4)
 
+/* Up to so many tokens two blocks share a multiprocessor. A larger tile has all its registers for the sums, so that the
+ * values of W are made once for all tokens; NF4_GROUP times 8 of those at a time are skipped where none exist, and results
+ * leave through shared memory in passes of as many. */
+#define NF4_LEAN  64
+#define NF4_GROUP 4
+
+__host__ __device__ constexpr int nf4_pass(int tokens)
+{
+	return tokens > NF4_LEAN ? 8 * NF4_GROUP : tokens;
+}
+
 /* A stage: activations, packed values, absmax by block, and behind those, of every row and 4 blocks, 4 codes and an
  * absmax2. */
 __host__ __device__ constexpr int nf4_raw_words(int rows, int blocks)
@@ -55,10 +66,13 @@ template <bool PAIRS> __device__ __forceinline__ void nf4_codes_fill(char *table
 			reinterpret_cast<float2 *>(table)[i] = make_float2(nf4_codes[i >> 8 & 15], nf4_codes[i >> 4 & 15]);
 }
 
-/* Byte offset of a lane's column. */
+/* Byte offset of a lane's column. Told by the neighbour, so that the compiler does not know which bits it has: it would
+ * mask them once more with every look-up. */
 template <bool PAIRS> __device__ __forceinline__ uint32_t nf4_column(int lane)
 {
-	return PAIRS ? lane % 16 * 8 : lane * 4;
+	int other = lane ^ 1;
+
+	return __shfl_xor_sync(0xffffffffu, (uint32_t)(PAIRS ? other % 16 * 8 : other * 4), 1);
 }
 
 /* The codes of byte `byte` of word, the high nibble's first. Rows of the table are 128 bytes, so an offset is bits of the
@@ -81,39 +95,45 @@ template <typename T, bool ROUND> __device__ __forceinline__ uint32_t nf4_pack2(
 	return pack2<T>(nf4_round<ROUND>(lo), nf4_round<ROUND>(hi));
 }
 
-/* x, from which the compiler does not compute anything ahead of a loop to keep it in registers: those are for sums. */
-__device__ __forceinline__ int nf4_anew(int x)
+/* The thread. With many tokens the compiler computes nothing from it ahead of a loop: registers are for sums. */
+template <int TOKENS> __device__ __forceinline__ int nf4_thread()
 {
-	asm volatile("" : "+r"(x));
+	int x = (int)threadIdx.x;
+
+	if (TOKENS >= 32)
+		asm volatile("" : "+r"(x));
 	return x;
 }
 
 /* Asks for the scales of `rows` rows from row0 on and BLOCKS NF4 blocks from block0 on: absmax[i] goes to `to`, or what it
  * is made of to `raw`. BY_BLOCK: rows lie beside each other, else blocks. */
 template <int ROWS, int BLOCKS, bool BY_BLOCK>
-__device__ __forceinline__ void nf4_scales_load(const struct nf4_args &a, int row0, int block0, float *to, uint32_t *raw)
+__device__ __forceinline__ void nf4_scales_load(const struct nf4_args &a, int thread, int row0, int block0, float *to,
+						uint32_t *raw)
 {
 	int blocks = a.cols / NF4_BLOCK;
 	size_t first = (size_t)row0 * (size_t)blocks + (size_t)block0;
 
 	if (a.scales.absmax) {
-		int block = threadIdx.x % BLOCKS;
+		int block = thread % BLOCKS, first_row = thread / BLOCKS;
+		const float *absmax = a.scales.absmax + (size_t)(first_row * blocks + block) + first;
+		bool inside = block0 + block < blocks;
 
 #pragma unroll
 		for (int r = 0; r < ceil_div(ROWS * BLOCKS, NF4_THREADS); r++) {
-			int row = threadIdx.x / BLOCKS + r * (NF4_THREADS / BLOCKS);
-			bool keep = row0 + row < a.rows && block0 + block < blocks;
+			const int step = r * (NF4_THREADS / BLOCKS);
+			int row = first_row + step;
 
 			if (ROWS % (NF4_THREADS / BLOCKS) == 0 || row < ROWS)
 				cp_async_4(to + (BY_BLOCK ? block * ROWS + row : row * BLOCKS + block),
-					   keep ? a.scales.absmax + first + (row * blocks + block) : a.scales.absmax, keep);
+					   absmax + (size_t)step * (size_t)blocks, inside && row0 + row < a.rows);
 		}
 		return;
 	}
 	/* Rows are a multiple of 4 blocks here, so 4 codes have one absmax2. */
 	const int groups = (BLOCKS + 3) / 4;
 
-	int i = threadIdx.x, row = i / groups, block = i % groups * 4 - block0 % 4;
+	int i = thread, row = i / groups, block = i % groups * 4 - block0 % 4;
 	bool keep = row0 + row < a.rows && block0 + block < blocks;
 	size_t at = keep ? first + (size_t)(row * blocks + block) : 0;
 
@@ -131,14 +151,17 @@ __device__ __forceinline__ void nf4_scales_make(const struct nf4_args &a, int bl
 {
 	const int groups = (BLOCKS + 3) / 4;
 
-	int i = threadIdx.x, row = i / BLOCKS, block = i % BLOCKS + block0 % 4;
+#pragma unroll
+	for (int first = 0; first < ROWS * BLOCKS; first += NF4_THREADS) {
+		int i = first + threadIdx.x, row = i / BLOCKS, block = i % BLOCKS + block0 % 4;
 
-	static_assert(ROWS * BLOCKS <= NF4_THREADS, "one to a thread");
-	if (ROWS * BLOCKS == NF4_THREADS || i < ROWS * BLOCKS) {
-		const uint32_t *word = raw + 2 * (row * groups + block / 4);
-		uint32_t code = word[0] >> (8 * (block % 4)) & 255;
+		if (ROWS * BLOCKS % NF4_THREADS == 0 || i < ROWS * BLOCKS) {
+			const uint32_t *word = raw + 2 * (row * groups + block / 4);
+			uint32_t code = word[0] >> (8 * (block % 4)) & 255;
 
-		to[BY_BLOCK ? i % BLOCKS * ROWS + row : i] = nf4_scale(map[code], __uint_as_float(word[1]), a.scales.offset);
+			to[BY_BLOCK ? i % BLOCKS * ROWS + row : i] =
+				nf4_scale(map[code], __uint_as_float(word[1]), a.scales.offset);
+		}
 	}
 }
 

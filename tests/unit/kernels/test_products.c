@@ -107,7 +107,9 @@ static void products_agree_with_float64_in_every_dtype(void **state)
 					{75, 64, 172},  {200, 5, 65},  {3, 1100, 67},   {40, 1030, 19}, {30, 70, 1030},
 					/* Whole blocks of 64: the products of NF4 that never see a dequantised matrix. */
 					{1, 128, 192},  {3, 64, 320},  {8, 96, 128},    {9, 144, 64},   {16, 80, 128},
-					{33, 128, 128}, {70, 48, 192}, {130, 112, 128}, {257, 64, 64}};
+					{33, 128, 128}, {70, 48, 192}, {130, 112, 128}, {160, 272, 64}, {257, 64, 64},
+					/* Few tokens: several tiles to a block, of several steps. */
+					{2, 1304, 2376}, {7, 20, 1096}};
 	struct device *d;
 
 	(void)state;

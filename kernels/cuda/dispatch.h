@@ -18,7 +18,7 @@ struct cuda_device;
 #define PRODUCT_FEW 8
 
 /* A matrix that is not of the activations' dtype is converted into scratch in pieces of about so many bytes. */
-#define CONVERT_BYTES ((size_t)256 << 20)
+#define CONVERT_BYTES ((size_t)65 << 20)
 
 /* Threads of a block of the fused NF4 kernels. */
 #define NF4_THREADS 256

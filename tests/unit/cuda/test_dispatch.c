@@ -272,7 +272,7 @@ static void scratch_is_enough_for_fewer_tokens_too(void **state)
 		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, n, rows, cols, DTYPE_BF16), 0);
 		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, 0, rows, cols, DTYPE_NF4), 0);
 		assert_true(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_F16, n, rows, cols, DTYPE_F32) >=
-			    2 * (size_t)rows * (size_t)cols);
+			    convert_scratch(rows, cols, 2));
 	}
 }
 

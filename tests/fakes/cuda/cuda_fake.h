@@ -47,7 +47,7 @@ void cuda_fake_set_device_count(int n);
 /* What cudaDriverGetVersion tells: 1000 * major + 10 * minor, 0 for a machine without a driver. Calls fail with
  * cudaErrorInsufficientDriver when it is older than the runtime's major version. */
 void cuda_fake_set_driver(int version);
-/* Compute capability: 9.0 by default. */
+/* Compute capability: 9.0, or the environment's CUDA_FAKE_CAPABILITY (80: 8.0). */
 void cuda_fake_set_capability(int major, int minor);
 /* Bytes of device memory: 8 GiB by default. */
 void cuda_fake_set_memory(uint64_t bytes);

@@ -184,7 +184,7 @@ static bool takes(const struct device *d, int head_dim)
 
 static void packed_sequences_and_their_gradients_agree_with_float64(void **state)
 {
-	static const int32_t one[] = {0, 1}, several[] = {0, 33, 34, 34, 99, 174}, longer[] = {0, 130, 137},
+	static const int32_t one[] = {0, 1}, several[] = {0, 33, 34, 34, 99, 174}, longer[] = {0, 130, 137}, longest[] = {0, 190, 200, 483},
 			     many[] = {0, 5, 12, 12, 13, 30, 47, 48, 64, 65, 70};
 	static const struct batch cases[] = {
 		{{.sequences = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 0.7f}, one, NULL, NULL, 0},
@@ -201,6 +201,10 @@ static void packed_sequences_and_their_gradients_agree_with_float64(void **state
 		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 64, .scale = 0.125f, .window = 70}, longer, NULL, NULL, 0},
 		{{.sequences = 5, .heads = 2, .kv_heads = 1, .head_dim = 16, .scale = 0.25f, .window = 1}, several, NULL, NULL, 0},
 		{{.sequences = 5, .heads = 4, .kv_heads = 2, .head_dim = 32, .scale = 0.4f, .softcap = 5, .window = 9}, several, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, longest, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.1f, .softcap = 5, .window = 150}, longest, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 3, .kv_heads = 1, .head_dim = 128, .scale = 0.09f, .window = 100}, longest, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 2, .head_dim = 64, .scale = 0.125f}, longest, NULL, NULL, 0},
 	};
 	struct device *d;
 

@@ -30,6 +30,28 @@ static inline bool attention_is_hopper(const struct cuda_device *d, const struct
 template <typename T>
 void attention_hopper(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse);
 
+/* Gradients. delta is scratch, aligned to 256. When attention_hopper_makes_dq says no, delta is there already, and so is dq. */
+bool attention_hopper_makes_dq(const struct attention *s);
+size_t attention_hopper_grad_scratch(const struct cuda_device *d, const struct attention *s);
+template <typename T>
+void attention_hopper_grad(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const T *out, const float *lse,
+			   const T *dout, T *dq, T *dk, T *dv, float *delta);
+
+/* dk and dv from parts of both, fp32 (2, parts, queries, kv_heads, head_dim) (attention_grad.cu). */
+template <typename T> void attention_grad_add(struct device *d, const struct attention *s, int parts, const float *from, T *dk, T *dv);
+
+/* As tile_find (attention.cuh), the first tiles first; and the sequence's number. */
+__device__ __forceinline__ bool tile_number(const struct attention &s, int group, int rows, int block, struct sequence *sequence,
+					    int *number, int *first)
+{
+	int i = sequence_search(s.cu_q, s.sequences, group, rows, 1, block);
+
+	*number = i;
+	*sequence = sequence_at(s, i);
+	*first = (block - (sequence->token * group / rows + i)) * rows;
+	return *first < sequence->queries * group;
+}
+
 /* ---- tiles ---- */
 
 template <typename T> __device__ __forceinline__ T *tile_begin(T *memory)

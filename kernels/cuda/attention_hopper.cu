@@ -62,7 +62,7 @@ attention_hopper_forward(struct attention s, const T *q, const T *k, const T *v,
 	ptrdiff_t key_at = (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * D;
 	int rows = sequence.queries * group, mine = first + 16 * warp;
 	struct view all = view_of(s, sequence, group, first, ROWS), own = view_of(s, sequence, group, mine, 16);
-	const T *own_q = q_tile + warp / 4 * 64 * 64;
+	const T *own_q = q_tile + warpgroup_index() * 64 * 64;
 	float x[1][N][4], o[1][D / 8][4], max[2] = {-INFINITY, -INFINITY}, l[2] = {}, shrink[2], factor = scores_factor(s);
 	uint32_t p[1][N / 2][4];
 	int begin[1][2], end[1][2], at = all.begin;

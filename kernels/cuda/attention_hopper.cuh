@@ -52,6 +52,12 @@ __device__ __forceinline__ bool tile_number(const struct attention &s, int group
 	return *first < sequence->queries * group;
 }
 
+/* Which warpgroup of the block this is: the same for a warp, and the compiler can see it. */
+__device__ __forceinline__ int warpgroup_index()
+{
+	return __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
+}
+
 /* ---- tiles ---- */
 
 template <typename T> __device__ __forceinline__ T *tile_begin(T *memory)
@@ -89,16 +95,25 @@ __device__ __forceinline__ void panels_load_heads(T *tile, const T *x, ptrdiff_t
 {
 	const int chunks = D / 8, step = HOPPER_THREADS / chunks;
 	static_assert(step % 8 == 0 && ROWS % step == 0, "a thread stays in its column and its place there");
-	int at = thread / chunks, chunk = thread % chunks;
-	T *to = panel_at(tile, ROWS, at, chunk);
+	int row = thread / chunks, chunk = thread % chunks;
+	T *to = panel_at(tile, ROWS, row, chunk);
 
-	x += chunk * 8;
+	row += first;
+
+	/* One division, then steps: so many queries and heads on, and over the end of a group to the next query. */
+	int head = row % group, heads = step % group;
+	ptrdiff_t on = step / group * stride + heads * D, over = stride - group * D;
+
+	x += row / group * stride + head * D + chunk * 8;
 	UNROLL
 	for (int i = 0; i < ROWS; i += step) {
-		int row = first + at + i, query = row / group;
-		bool keep = row < end;
-
-		cp_async_16(to + i * 64, x + (keep ? query * stride + (row - query * group) * D : 0), keep);
+		cp_async_16(to + i * 64, x, row + i < end);
+		x += on;
+		head += heads;
+		if (head >= group) {
+			head -= group;
+			x += over;
+		}
 	}
 }
 

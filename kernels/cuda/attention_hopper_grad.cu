@@ -93,7 +93,7 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 	float4 *p_tile = reinterpret_cast<float4 *>(stages + 4 * TILE);
 	float *lse_rows = reinterpret_cast<float *>(p_tile + N * 128);
 	int group = s.heads / s.kv_heads, thread = threadIdx.x, lane = thread % 32, part = blockIdx.x % count, number, first;
-	bool second = thread >= 128;
+	bool second = warpgroup_index() != 0;
 	struct sequence sequence;
 
 	if (!tile_number(s, 1, TILE_KEYS, blockIdx.x / count, &sequence, &number, &first))
@@ -109,6 +109,16 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 	int tile = tiles * part / count, tile_end = tiles * (part + 1) / count, own_key = first + thread % 128 / 32 * 16 + lane / 4;
 	float sum[1][D / 8][4] = {}, x[1][N][4];
 	uint32_t p[1][N / 2][4];
+	/* A key is seen by rows [see_begin, see_end). */
+	int window = s.window > 0 && s.window < sequence.queries ? s.window : sequence.queries, see_begin[2], see_end[2];
+	T *ds_now = ds ? ds_at(ds, s, sequence, number, blockIdx.y, rows_begin + tile * TILE_ROWS, first) : NULL;
+
+	UNROLL
+	for (int h = 0; h < 2; h++) {
+		see_begin[h] = (own_key + 8 * h) * group;
+		see_end[h] = (own_key + 8 * h + window) * group;
+		see_end[h] = see_end[h] < rows_end ? see_end[h] : rows_end;
+	}
 
 	panels_load<D, TILE_KEYS>(k_tile, k + key_at, s.k_stride, first, sequence.queries, thread);
 	panels_load<D, TILE_KEYS>(v_tile, v + key_at, s.k_stride, first, sequence.queries, thread);
@@ -127,19 +137,19 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 		cp_async_wait<0>();
 		async_fence();
 		__syncthreads();
+		wgmma_fence();
+		panels_scores<D, TILE_KEYS>(x[0], second ? v_tile : k_tile, second ? dout_now : q_now);
+		wgmma_commit();
 		if (tile + 1 < tile_end) {
 			rows_load<D>(stages + (stage ^ 1) * 2 * TILE, lse_rows + (stage ^ 1) * 2 * TILE_ROWS, s, q, dout, lse, delta,
 				     row_first + TILE_ROWS, rows_end, thread);
 			cp_async_commit();
 		}
-		wgmma_fence();
-		panels_scores<D, TILE_KEYS>(x[0], second ? v_tile : k_tile, second ? dout_now : q_now);
-		wgmma_commit();
 		wgmma_wait<0>();
 		wgmma_registers(x[0]);
 		if (!second) {
-			bool masked = row_first + TILE_ROWS > rows_end || first + TILE_KEYS - 1 > row_first / group ||
-				      (s.window > 0 && first <= (row_first + TILE_ROWS - 1) / group - s.window);
+			bool masked = row_first < (first + TILE_KEYS - 1) * group || row_first + TILE_ROWS > rows_end ||
+				      row_first + TILE_ROWS > (first + window) * group;
 
 			UNROLL
 			for (int n = 0; n < N; n++) {
@@ -159,10 +169,9 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 						y = exp2_fast(x[0][n][i] * (s.scale * LOG2E) - its_lse2);
 					}
 					if (masked) {
-						int key = own_key + i / 2 * 8, row = row_first + 8 * n + lane % 4 * 2 + i % 2;
-						int query = row / group;
+						int row = row_first + 8 * n + lane % 4 * 2 + i % 2;
 
-						if (row >= rows_end || key > query || (s.window > 0 && key <= query - s.window))
+						if (row < see_begin[i / 2] || row >= see_end[i / 2])
 							y = 0.0f;
 					}
 					x[0][n][i] = y;
@@ -190,15 +199,14 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 		panels_sums<D, N>(sum[0], p[0], second ? q_now : dout_now, true);
 		wgmma_commit();
 		if (second && ds) {
-			T *to = ds_at(ds, s, sequence, number, blockIdx.y, row_first, first);
-
 			UNROLL
 			for (int n = 0; n < N; n++) {
 				UNROLL
 				for (int h = 0; h < 2; h++)
-					*reinterpret_cast<uint32_t *>(panel_at(to, TILE_KEYS, own_key - first + 8 * h, n) + lane % 4 * 2) =
+					*reinterpret_cast<uint32_t *>(panel_at(ds_now, TILE_KEYS, own_key - first + 8 * h, n) + lane % 4 * 2) =
 						p[0][n / 2][n % 2 * 2 + h];
 			}
+			ds_now += (ptrdiff_t)ceil_div(s.max_q, TILE_KEYS) * DS_TILE;
 		}
 		wgmma_wait<0>();
 		wgmma_registers(sum[0]);
@@ -267,7 +275,7 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 	const int ROWS = HOPPER_ROWS, STAGE = TILE_KEYS * D + 2 * DS_TILE;
 	DYNAMIC_SHARED(T, memory);
 	T *stages = tile_begin(memory);
-	int group = s.heads / s.kv_heads, thread = threadIdx.x, warp = thread / 32, number, first;
+	int group = s.heads / s.kv_heads, thread = threadIdx.x, warp = thread / 32, warpgroup = warpgroup_index(), number, first;
 	struct sequence sequence;
 
 	if (!tile_number(s, group, ROWS, gridDim.x - 1 - blockIdx.x, &sequence, &number, &first))
@@ -275,7 +283,7 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 
 	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * D;
 	ptrdiff_t key_at = (ptrdiff_t)sequence.token * s.k_stride + (ptrdiff_t)blockIdx.y * D;
-	int rows = sequence.queries * group, own_first = first + warp / 4 * TILE_ROWS;
+	int rows = sequence.queries * group, own_first = first + warpgroup * TILE_ROWS;
 	struct view all = view_of(s, sequence, group, first, ROWS), own = view_of(s, sequence, group, own_first, TILE_ROWS);
 	int begin = all.begin / TILE_KEYS * TILE_KEYS, steps = ceil_div(all.end - begin, TILE_KEYS);
 	float sum[1][D / 8][4], times[1][2] = {{s.scale, s.scale}};
@@ -296,7 +304,7 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 		__syncthreads();
 		wgmma_fence();
 
-		uint64_t left = wgmma_operand(stage + TILE_KEYS * D + warp / 4 * DS_TILE, 0), right = wgmma_operand(stage, TILE_KEYS * 128);
+		uint64_t left = wgmma_operand(stage + TILE_KEYS * D + warpgroup * DS_TILE, 0), right = wgmma_operand(stage, TILE_KEYS * 128);
 
 		UNROLL
 		for (int j = 0; j < TILE_KEYS / 16; j++)

@@ -133,8 +133,8 @@ static double gradient_tolerance(const struct device *d)
 	return d->act == DTYPE_F32 ? 1e-4 : d->act == DTYPE_BF16 ? 4e-2 : 5e-3;
 }
 
-/* q, k and v side by side in rows, as a pass has them; gap columns behind them. */
-static void check_training(struct device *d, struct batch *b, int gap)
+/* q, k and v side by side in rows, as a pass has them; gap columns behind them. more: as in on_device. */
+static void check_training(struct device *d, struct batch *b, int gap, int more)
 {
 	int qw = b->a.heads * b->a.head_dim, kw = b->a.kv_heads * b->a.head_dim, ld = qw + 2 * kw + gap;
 
@@ -142,7 +142,7 @@ static void check_training(struct device *d, struct batch *b, int gap)
 	b->k_begin = b->cu_q;
 	b->k_end = b->cu_q + 1;
 	b->key_rows = b->cu_q[b->a.sequences];
-	struct attention a = on_device(d, b, gap);
+	struct attention a = on_device(d, b, more);
 	size_t n = (size_t)(a.queries * ld), no = (size_t)(a.queries * qw), nl = (size_t)(a.queries * a.heads);
 	float *x = random_floats(n, 1.5f), *dout = random_floats(no, 1);
 	double *out = xcalloc(no, 8), *lse = xcalloc(nl, 8), *dx = xcalloc(n, 8);
@@ -214,7 +214,22 @@ static void packed_sequences_and_their_gradients_agree_with_float64(void **state
 		struct batch b = cases[i];
 
 		if (takes(d, b.a.head_dim))
-			check_training(d, &b, i % 3 == 1 ? 8 : 0);
+			check_training(d, &b, i % 3 == 1 ? 8 : 0, i % 3 == 1 ? 8 : 0);
+	}
+}
+
+static void bounds_far_above_the_lengths_make_no_difference(void **state)
+{
+	static const int32_t cu[] = {0, 100, 171};
+	static const int dims[] = {64, 128, 256};
+	struct device *d;
+
+	(void)state;
+	EACH_DEVICE(d)
+	for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
+		struct batch b = {{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = dims[i], .scale = 0.1f}, cu, NULL, NULL, 0};
+
+		check_training(d, &b, 0, 1 << 20);
 	}
 }
 
@@ -293,6 +308,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(packed_sequences_and_their_gradients_agree_with_float64),
+		cmocka_unit_test(bounds_far_above_the_lengths_make_no_difference),
 		cmocka_unit_test(keys_in_a_cache_are_seen_from_their_beginning),
 		cmocka_unit_test(rows_are_appended_to_a_cache),
 	};

@@ -1,9 +1,8 @@
 /* Causal attention over packed sequences, forward, on Hopper (attention_hopper.cuh).
  *
- * A block takes 128 rows and goes over the keys that they see. The tensor cores always have a product before them: while a
- * warpgroup works on the softmax of one tile of scores, they multiply the probabilities of the tile before it with the
- * values, and the next scores wait behind that only for the probabilities to be packed. The next tiles of keys and values
- * arrive meanwhile: two of each, one barrier a step. */
+ * A block takes 128 rows and goes over the keys that they see. A step begins with two products: the scores of the next keys,
+ * and behind them the probabilities of the keys before times their values. The softmax of the next scores is done while the
+ * second one still runs. The next tiles of keys and values arrive meanwhile: room for two of each, one barrier a step. */
 #include <stddef.h>
 
 #include "kernels/cuda/attention_hopper.cuh"

@@ -23,10 +23,11 @@
 
 /* The sum over columns of out * dout, a warp to a query and head. */
 template <typename T>
-__global__ void __launch_bounds__(HOPPER_THREADS) attention_hopper_delta(int rows, int head_dim, const T *out, const T *dout, float *delta)
+__global__ void __launch_bounds__(HOPPER_THREADS) attention_hopper_delta(struct attention s, const T *out, const T *dout, float *delta)
 {
 	grid_wait();
 	int lane = threadIdx.x % 32, row = blockIdx.x * (HOPPER_THREADS / 32) + threadIdx.x / 32;
+	int rows = s.cu_q[s.sequences] * s.heads, head_dim = s.head_dim;
 	float sum = 0.0f;
 
 	if (row < rows && lane * 8 < head_dim) {
@@ -395,13 +396,11 @@ template <typename T>
 void attention_hopper_grad(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const T *out, const float *lse,
 			   const T *dout, T *dq, T *dk, T *dv, float *delta)
 {
-	int rows = s->queries * s->heads;
-
 	if (!attention_hopper_makes_dq(s))
 		dq = NULL;
 	else
-		cuda_launch(d, "attention_grad", attention_hopper_delta<T>, dim3(ceil_div(rows, HOPPER_THREADS / 32)), dim3(HOPPER_THREADS),
-			    0, rows, s->head_dim, out, dout, delta);
+		cuda_launch(d, "attention_grad", attention_hopper_delta<T>, dim3(ceil_div(s->queries * s->heads, HOPPER_THREADS / 32)), dim3(HOPPER_THREADS),
+			    0, *s, out, dout, delta);
 	if (s->head_dim == 64)
 		hopper_launch<T, 64, 2>(d, s, q, k, v, lse, dout, dq, dk, dv, delta);
 	else if (s->head_dim == 128)

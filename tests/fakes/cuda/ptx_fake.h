@@ -1,4 +1,4 @@
-/* What kernels/cuda/ptx.cuh declares, in C++; part of the fake, see cuda_fake.h. */
+/* What kernels/cuda/ptx.cuh and wgmma.cuh declare, in C++; part of the fake, see cuda_fake.h. */
 #ifndef TESTS_FAKES_CUDA_PTX_FAKE_H
 #define TESTS_FAKES_CUDA_PTX_FAKE_H
 

@@ -180,18 +180,26 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 				}
 				p_tile[n * 128 + thread] = give;
 			}
+		} else {
+			UNROLL
+			for (int n = 0; n < N; n++) {
+				float2 row_delta = *reinterpret_cast<const float2 *>(delta_now + 8 * n + lane % 4 * 2);
+
+				UNROLL
+				for (int i = 0; i < 4; i++)
+					x[0][n][i] -= i % 2 ? row_delta.y : row_delta.x;
+			}
 		}
 		__syncthreads();
 		if (second) {
 			UNROLL
 			for (int n = 0; n < N; n++) {
 				float4 its_p = p_tile[n * 128 + thread - 128];
-				float2 row_delta = *reinterpret_cast<const float2 *>(delta_now + 8 * n + lane % 4 * 2);
 
-				x[0][n][0] = its_p.x * (x[0][n][0] - row_delta.x);
-				x[0][n][1] = its_p.y * (x[0][n][1] - row_delta.y);
-				x[0][n][2] = its_p.z * (x[0][n][2] - row_delta.x);
-				x[0][n][3] = its_p.w * (x[0][n][3] - row_delta.y);
+				x[0][n][0] *= its_p.x;
+				x[0][n][1] *= its_p.y;
+				x[0][n][2] *= its_p.z;
+				x[0][n][3] *= its_p.w;
 			}
 		}
 		tiles_pack<T, 1, N>(p, x);

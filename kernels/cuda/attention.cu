@@ -10,7 +10,7 @@
  * Few queries over many keys are for attention_decode.cu. fp32 activations have a plain kernel, a warp to a query and head. */
 #include <stddef.h>
 
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_hopper.cuh"
 
 /* ---- 16 bits ---- */
 
@@ -154,6 +154,8 @@ template <typename T> static void attention_run(struct device *d, const struct a
 		return;
 	if (attention_is_decode(s))
 		attention_decode<T>(d, s, q, k, v, out, lse);
+	else if (attention_is_hopper(cuda_device(d), s))
+		attention_hopper<T>(d, s, q, k, v, out, lse);
 	else if (s->head_dim <= 64)
 		forward_narrow<T, 64>(d, s, q, k, v, out, lse);
 	else if (s->head_dim <= 96)

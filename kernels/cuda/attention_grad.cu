@@ -14,7 +14,7 @@
  * fp32 activations have plain kernels: a warp to a query and head, and a warp to a key and kv head. */
 #include <stddef.h>
 
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_hopper.cuh"
 
 #define MAX_PARTS 16
 
@@ -465,6 +465,8 @@ size_t attention_grad_scratch(const struct cuda_device *d, const struct attentio
 
 	if (s->queries == 0)
 		return 0;
+	if (d->base.act != DTYPE_F32 && attention_is_hopper(d, s))
+		return attention_hopper_grad_scratch(d, s);
 	/* The largest tile of keys and the smallest of rows make the most parts. */
 	if (d->base.act != DTYPE_F32)
 		parts = grad_parts(d, s, 64, 32);
@@ -495,20 +497,29 @@ template <typename T, int D, int WARPS, int KEYS> static void grad_rows_launch(s
 		    grad_rows_shared<D>(16 * WARPS, KEYS), *s, g->q, g->k, g->v, g->out, g->lse, g->dout, g->dq, g->delta);
 }
 
+template <typename T> void attention_grad_add(struct device *d, const struct attention *s, int parts, const float *from, T *dk, T *dv)
+{
+	size_t packs = (size_t)s->queries * s->kv_heads * s->head_dim / 8;
+
+	cuda_launch(d, "attention_grad", attention_grad_join<T>, dim3((unsigned)((packs + GRAD_THREADS - 1) / GRAD_THREADS), 2),
+		    dim3(GRAD_THREADS), 0, *s, parts, from, dk, dv);
+}
+
+template void attention_grad_add(struct device *d, const struct attention *s, int parts, const float *from, __nv_bfloat16 *dk,
+				 __nv_bfloat16 *dv);
+template void attention_grad_add(struct device *d, const struct attention *s, int parts, const float *from, __half *dk, __half *dv);
+
 template <typename T, int D, int KEYS, int ROWS, int STAGES> static void grad_keys_launch(struct device *d, const struct grad<T> *g)
 {
 	const struct attention *s = g->s;
 	int parts = grad_parts(cuda_device(d), s, KEYS, ROWS);
-	size_t packs = (size_t)s->queries * s->kv_heads * s->head_dim / 8;
 
 	cuda_launch(d, "attention_grad", attention_grad_keys<T, D, KEYS, ROWS, STAGES>,
 		    dim3((unsigned)tile_blocks(s, 1, KEYS) * parts, s->kv_heads), dim3(GRAD_THREADS),
 		    grad_keys_shared<D, KEYS, ROWS, STAGES>(), *s, parts, g->q, g->k, g->v, g->lse, g->dout, g->delta, g->dk, g->dv,
 		    g->parts);
 	if (parts > 1)
-		cuda_launch(d, "attention_grad", attention_grad_join<T>,
-			    dim3((unsigned)((packs + GRAD_THREADS - 1) / GRAD_THREADS), 2), dim3(GRAD_THREADS), 0, *s, parts,
-			    g->parts, g->dk, g->dv);
+		attention_grad_add<T>(d, s, parts, g->parts, g->dk, g->dv);
 }
 
 /* Whether a block can have so much shared memory. */
@@ -522,7 +533,17 @@ template <typename T> static void grad_launch(struct device *d, const struct gra
 	int head_dim = g->s->head_dim;
 	bool many = rows_are_many(cuda_device(d), g->s);
 
-	if (head_dim <= 64) {
+	if (attention_is_hopper(cuda_device(d), g->s)) {
+		if (!attention_hopper_makes_dq(g->s)) {
+			if (head_dim == 64)
+				grad_rows_launch<T, 64, 4, 64>(d, g);
+			else if (head_dim == 128)
+				grad_rows_launch<T, 128, 4, 32>(d, g);
+			else
+				grad_rows_launch<T, 256, 8, 32>(d, g);
+		}
+		attention_hopper_grad<T>(d, g->s, g->q, g->k, g->v, g->out, g->lse, g->dout, g->dq, g->dk, g->dv, g->delta);
+	} else if (head_dim <= 64) {
 		grad_rows_launch<T, 64, 4, 64>(d, g);
 		grad_keys_launch<T, 64, 64, 64, 2>(d, g);
 	} else if (head_dim <= 96) {

@@ -12,8 +12,8 @@
  * The subset that the fake understands: launches by cuda_launch alone; dynamic shared memory by DYNAMIC_SHARED alone;
  * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,
  * __all_sync, all of them reached by every thread of the block or mask (the fake stops when not: no thread returns before
- * a later barrier); blockIdx, threadIdx, blockDim, gridDim; PTX through ptx.cuh alone; no atomics on floats (sums would
- * have no order), no managed memory, no dynamic parallelism, no textures, no cooperative groups. */
+ * a later barrier); blockIdx, threadIdx, blockDim, gridDim; PTX through ptx.cuh and wgmma.cuh alone; no atomics on floats (sums
+ * would have no order), no managed memory, no dynamic parallelism, no textures, no cooperative groups. */
 #ifndef KERNELS_CUDA_KERNEL_CUH
 #define KERNELS_CUDA_KERNEL_CUH
 

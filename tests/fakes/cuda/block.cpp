@@ -23,14 +23,15 @@
 #define STACK_CHUNK 32 /* stacks mapped at a time */
 #define PAGE        4096
 #define LANES       32
+#define WARPGROUP   128
 #define FULL        0xffffffffu
 #define REDZONE     256 /* around dynamic shared memory */
 
-enum wait { WAIT_NOT, WAIT_BARRIER, WAIT_WARP, WAIT_SHUFFLE, WAIT_BALLOT, WAIT_ANY, WAIT_ALL, WAIT_MMA, WAIT_LDMATRIX, ENDED };
+enum wait { WAIT_NOT, WAIT_BARRIER, WAIT_WARP, WAIT_SHUFFLE, WAIT_BALLOT, WAIT_ANY, WAIT_ALL, WAIT_MMA, WAIT_LDMATRIX, WAIT_WGMMA, ENDED };
 
 static const char *const wait_names[] = {
 	"runs", "waits at __syncthreads", "waits at __syncwarp", "waits at __shfl_sync", "waits at __ballot_sync",
-	"waits at __any_sync", "waits at __all_sync", "waits at mma_16816", "waits at ldmatrix_x4", "has ended",
+	"waits at __any_sync", "waits at __all_sync", "waits at mma_16816", "waits at ldmatrix_x4", "waits at wgmma_wait", "has ended",
 };
 
 struct stack {
@@ -43,6 +44,17 @@ struct copy {
 	const char *from;
 	int size, group;
 	bool keep;
+};
+
+/* A product of a warpgroup that one of its threads asked for. */
+struct warpgroup_product {
+	float *d;
+	int tiles, group;
+	float *before;     /* what d held, when it is added to and no product before this one writes it */
+	const uint32_t *a; /* registers, and what they held; NULL: a_operand */
+	uint32_t a_held[4];
+	uint64_t a_operand, b_operand;
+	bool bf16, a_columns, b_columns, add;
 };
 
 struct lane {
@@ -58,6 +70,12 @@ struct lane {
 	/* cp.async: copies not done yet, in order, and the group that is being filled. */
 	struct copy *copies;
 	int n_copies, cap_copies, group;
+	bool unfenced; /* copies have come that async_fence has not seen */
+
+	/* wgmma: products not done yet, in order, the group that is being filled, and whether wgmma_fence came after the last wait. */
+	struct warpgroup_product *products;
+	int n_products, cap_products, product_group, products_left;
+	bool fenced;
 };
 
 struct warp {
@@ -77,6 +95,7 @@ struct runner {
 	int warp;             /* whose lanes run first; -1: none */
 	unsigned ready_warps; /* that have a lane that can run */
 	int at_barrier, ended;
+	bool unfenced; /* some thread came to the last barrier with copies that async_fence had not seen */
 	enum order order;
 	uint64_t random;
 	struct stack *free_stacks;
@@ -130,14 +149,17 @@ static void describe(const struct lane *l, char *out, size_t size)
 
 		if (l->wait == ENDED)
 			continue;
-		if (l->wait != WAIT_BARRIER) {
+		if (l->wait == WAIT_WGMMA) {
+			first = i / WARPGROUP * WARPGROUP;
+			end = first + WARPGROUP;
+		} else if (l->wait != WAIT_BARRIER) {
 			first = i / LANES * LANES;
 			end = first + LANES < end ? first + LANES : end;
 		}
 		for (int j = first; j < end; j++) {
 			const struct lane *o = &r->lanes[j];
 
-			if (l->wait != WAIT_BARRIER && !(l->mask >> (j - first) & 1))
+			if (l->wait != WAIT_BARRIER && l->wait != WAIT_WGMMA && !(l->mask >> (j - first) & 1))
 				continue;
 			if (o->wait == l->wait && (l->wait == WAIT_BARRIER || o->mask == l->mask))
 				continue;
@@ -270,6 +292,8 @@ __attribute__((no_sanitize("address", "undefined"))) static void fiber(void)
 		r->launch->run(r->launch->call);
 		if (l->n_copies > 0)
 			copies_finish(l, 0);
+		if (l->n_products > 0)
+			stop_here("it ends before its products of a warpgroup do");
 		if (r->launch->overlaps && !l->waited)
 			stop_here("it ends without a wait for the kernel before this one, with which it may overlap");
 		l->wait = ENDED;
@@ -322,8 +346,11 @@ void cuda_fake_barrier(void)
 	r->lanes[r->current].wait = WAIT_BARRIER;
 	if (++r->at_barrier == r->threads) {
 		r->at_barrier = 0;
-		for (int i = 0; i < r->threads; i++)
+		r->unfenced = false;
+		for (int i = 0; i < r->threads; i++) {
 			r->lanes[i].wait = WAIT_NOT;
+			r->unfenced = r->unfenced || r->lanes[i].unfenced;
+		}
 		for (int w = 0; w < r->n_warps; w++)
 			make_ready(r, w, r->warps[w].lanes);
 		r->warp = -1;
@@ -635,6 +662,7 @@ static void copies_finish(struct lane *l, int groups)
 			memcpy(c->to, c->from, c->size);
 		else
 			memset(c->to, 0, c->size);
+		l->unfenced = true;
 	}
 	l->n_copies -= n;
 	memmove(l->copies, l->copies + n, sizeof *l->copies * l->n_copies);
@@ -647,6 +675,192 @@ void cuda_fake_cp_async_wait(int groups)
 
 	if (l->n_copies > 0)
 		copies_finish(l, groups);
+}
+
+/* ---- wgmma ---- */
+
+/* Products are done when they are waited for, from what shared memory holds then; until then d holds 0xff bytes. So registers that
+ * are looked at and tiles that are written too early show. */
+
+/* The address of element (mn, k), k < 16, of an operand: the PTX ISA's canonical layouts with 128-byte swizzling. In units of 16
+ * bytes, K-major: ((8, m), 2) : ((8, stride), 1); MN-major: ((8, m), (8, 2)) : ((1, leading), (8, stride)). Bits 4 … 6 of
+ * addresses are exclusive-ored with bits 7 … 9. */
+static uint32_t operand_address(uint64_t operand, bool columns, int mn, int k)
+{
+	uint32_t start = (uint32_t)(operand & 0x3fff) << 4, leading = (uint32_t)(operand >> 16 & 0x3fff) << 4;
+	uint32_t stride = (uint32_t)(operand >> 32 & 0x3fff) << 4, at;
+
+	if (columns)
+		at = start + mn % 64 * 2 + mn / 64 * leading + k % 8 * 128 + k / 8 * stride;
+	else
+		at = start + mn % 8 * 128 + mn / 8 * stride + k * 2;
+	return at ^ (at >> 7 & 7) << 4;
+}
+
+static float operand_value(const struct runner *r, const struct warpgroup_product *p, uint64_t operand, bool columns, int mn, int k)
+{
+	uint32_t at = operand_address(operand, columns, mn, k);
+	unsigned short bits;
+
+	if (at < 1024 || at + 2 > 1024 + r->launch->shared)
+		stop_here("wgmma reads address %u of shared memory, which has %zu bytes from 1024 on", at, r->launch->shared);
+	memcpy(&bits, r->shared + (at - 1024), 2);
+	return p->bf16 ? bf16_value(bits) : cuda_fake_f16_value(bits);
+}
+
+/* What every thread must have asked for alike. */
+static bool product_same(const struct warpgroup_product *p, const struct warpgroup_product *q)
+{
+	return p->tiles == q->tiles && p->group == q->group && !p->a == !q->a && p->a_operand == q->a_operand &&
+	       p->b_operand == q->b_operand && p->bf16 == q->bf16 && p->a_columns == q->a_columns && p->b_columns == q->b_columns &&
+	       p->add == q->add;
+}
+
+/* The index-th product of the warpgroup's threads. */
+__attribute__((no_sanitize("address", "undefined"))) static void product_do(struct runner *r, struct lane *lanes, int index)
+{
+	static __thread float a[64][16], b[16][256], d[64][256];
+	const struct warpgroup_product *first = &lanes[0].products[index];
+	int n = first->tiles * 8;
+
+	for (int lane = 0; lane < WARPGROUP; lane++) {
+		const struct warpgroup_product *p = &lanes[lane].products[index];
+		int row = lane / LANES * 16 + lane % LANES / 4, c = lane % 4 * 2;
+
+		if (index >= lanes[lane].n_products || !product_same(p, first))
+			stop_here("threads of a warpgroup ask for different products");
+		if (p->a) {
+			if (memcmp(p->a, p->a_held, sizeof p->a_held))
+				stop_here("registers of a product of a warpgroup changed before it was waited for");
+			for (int i = 0; i < 8; i++) {
+				unsigned short bits = (unsigned short)(p->a_held[i / 2] >> 16 * (i % 2));
+
+				a[row + i / 2 % 2 * 8][c + i % 2 + i / 4 * 8] = p->bf16 ? bf16_value(bits) : cuda_fake_f16_value(bits);
+			}
+		}
+		if (p->before)
+			memcpy(p->d, p->before, sizeof(float) * 4 * p->tiles);
+		for (int i = 0; i < 4 * p->tiles; i++)
+			d[row + i / 2 % 2 * 8][i / 4 * 8 + c + i % 2] = p->add ? p->d[i] : 0.0f;
+	}
+	for (int i = 0; !first->a && i < 64; i++)
+		for (int k = 0; k < 16; k++)
+			a[i][k] = operand_value(r, first, first->a_operand, first->a_columns, i, k);
+	for (int k = 0; k < 16; k++)
+		for (int j = 0; j < n; j++)
+			b[k][j] = operand_value(r, first, first->b_operand, first->b_columns, j, k);
+	for (int i = 0; i < 64; i++)
+		for (int k = 0; k < 16; k++)
+			for (int j = 0; j < n; j += 8)
+				for (int u = 0; u < 8; u++)
+					d[i][j + u] += a[i][k] * b[k][j + u];
+	for (int lane = 0; lane < WARPGROUP; lane++) {
+		struct warpgroup_product *p = &lanes[lane].products[index];
+		int row = lane / LANES * 16 + lane % LANES / 4, c = lane % 4 * 2;
+
+		for (int i = 0; i < 4 * p->tiles; i++)
+			p->d[i] = d[row + i / 2 % 2 * 8][i / 4 * 8 + c + i % 2];
+		free(p->before);
+		p->before = NULL;
+	}
+}
+
+static void operand_check(uint64_t operand, const char *what)
+{
+	if (operand >> 62 != 1 || (operand & ~(0xc000000000000000u | (uint64_t)0x3fff << 32 | (uint64_t)0x3fff << 16 | 0x3fff)))
+		stop_here("wgmma: the descriptor 0x%016llx of %s is not one of 128-byte swizzling with base offset 0",
+			  (unsigned long long)operand, what);
+}
+
+void cuda_fake_wgmma(bool bf16, float *d, int tiles, const uint32_t *a, uint64_t a_operand, uint64_t b_operand, bool a_columns,
+		     bool b_columns, bool add)
+{
+	struct runner *r = inside("wgmma");
+	struct lane *l = &r->lanes[r->current];
+	struct warpgroup_product *p;
+	bool written = false;
+
+	if (r->threads / WARPGROUP <= r->current / WARPGROUP)
+		stop_here("wgmma in warps that are no whole warpgroup");
+	if (!l->fenced)
+		stop_here("wgmma without wgmma_fence since the last wait");
+	if (r->unfenced)
+		stop_here("wgmma after a barrier that somebody came to without async_fence after cp.async");
+	if (!a)
+		operand_check(a_operand, "a");
+	operand_check(b_operand, "b");
+	if (l->n_products == l->cap_products) {
+		l->cap_products = l->cap_products ? 2 * l->cap_products : 16;
+		l->products = (struct warpgroup_product *)realloc(l->products, sizeof *l->products * l->cap_products);
+	}
+	for (int i = 0; i < l->n_products; i++)
+		written = written || l->products[i].d == d;
+	p = &l->products[l->n_products++];
+	*p = {d, tiles, l->product_group, NULL, a, {}, a_operand, b_operand, bf16, a_columns, b_columns, add};
+	if (a)
+		memcpy(p->a_held, a, sizeof p->a_held);
+	if (add && !written) {
+		p->before = (float *)malloc(sizeof(float) * 4 * tiles);
+		memcpy(p->before, d, sizeof(float) * 4 * tiles);
+	}
+	/* What an earlier product has put there is for this one. */
+	if (!written)
+		memset(d, POISON, sizeof(float) * 4 * tiles);
+}
+
+void cuda_fake_wgmma_fence(void)
+{
+	struct runner *r = inside("wgmma_fence");
+
+	r->lanes[r->current].fenced = true;
+}
+
+void cuda_fake_wgmma_commit(void)
+{
+	struct runner *r = inside("wgmma_commit");
+
+	r->lanes[r->current].product_group++;
+}
+
+/* All threads of the warpgroup meet here, which hardware does not ask for: its warps wait one by one. */
+void cuda_fake_wgmma_wait(int groups)
+{
+	struct runner *r = inside("wgmma_wait");
+	struct lane *me = &r->lanes[r->current], *lanes = r->lanes + r->current / WARPGROUP * WARPGROUP;
+	int first = r->current / WARPGROUP * (WARPGROUP / LANES), count = me->n_products, n = 0;
+
+	if (r->threads / WARPGROUP <= r->current / WARPGROUP)
+		stop_here("wgmma_wait in warps that are no whole warpgroup");
+	me->wait = WAIT_WGMMA;
+	me->mask = FULL;
+	me->products_left = groups;
+	me->fenced = false;
+	for (int i = 0; i < WARPGROUP; i++)
+		if (lanes[i].wait != WAIT_WGMMA || lanes[i].products_left != groups) {
+			lane_wait(r);
+			return;
+		}
+	while (n < count && me->products[n].group < me->product_group - groups)
+		product_do(r, lanes, n++);
+	for (int i = 0; i < WARPGROUP; i++) {
+		struct lane *l = &lanes[i];
+
+		if (l->n_products != count || l->product_group != me->product_group)
+			stop_here("threads of a warpgroup ask for different products");
+		l->n_products -= n;
+		memmove(l->products, l->products + n, sizeof *l->products * l->n_products);
+		l->wait = WAIT_NOT;
+	}
+	for (int w = first; w < first + WARPGROUP / LANES; w++)
+		make_ready(r, w, FULL);
+	lane_wait(r);
+}
+
+void cuda_fake_async_fence(void)
+{
+	struct runner *r = inside("async_fence");
+
+	r->lanes[r->current].unfenced = false;
 }
 
 /* ---- blocks ---- */
@@ -700,7 +914,8 @@ static void block_run(struct runner *r, uint64_t number)
 				l->stack = NULL;
 				l->wait = WAIT_NOT;
 				l->n_copies = l->group = 0;
-				l->waited = false;
+				l->n_products = l->product_group = 0;
+				l->waited = l->unfenced = l->fenced = false;
 			}
 	r->ready_warps = r->n_warps == LANES ? FULL : (1u << r->n_warps) - 1;
 	for (int w = 0; w < r->n_warps; w++) {
@@ -710,7 +925,7 @@ static void block_run(struct runner *r, uint64_t number)
 	}
 	r->warp = -1;
 	r->at_barrier = r->ended = 0;
-	r->entered = false;
+	r->entered = r->unfenced = false;
 	first = choose(r);
 	lane_prepare(r, first);
 	SWITCH_BEGIN(&r->main_fake, first->stack);

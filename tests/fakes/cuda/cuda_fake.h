@@ -17,6 +17,9 @@
  *     to 128 bytes and no more. Static arrays keep what the last block left. At most 48 KiB, or what was opted in to with
  *     cudaFuncSetAttribute, at most 227 KiB.
  *   - cp.async: the bytes arrive when the thread waits for their group, and until then the destination holds 0xff.
+ *   - products of warpgroups (wgmma.cuh): they are done when they are waited for, from what shared memory holds then; until then
+ *     their results are 0xff bytes and their left operands in registers must not change. Descriptors are read as the PTX ISA
+ *     defines them. wgmma_fence after each wait, and async_fence between cp.async and a barrier, must not be missing.
  *   - device memory: aligned to 256 bytes, filled with 0xff bytes at cudaMalloc (both ends of large blocks) and at cudaFree, between redzones
  *     (AddressSanitizer knows them; else they are looked at after each kernel), and it cannot be touched at all while no kernel,
  *     copy or product runs: host code that reads or writes through a device pointer faults at once. Copies lie within one
@@ -47,7 +50,7 @@ void cuda_fake_set_device_count(int n);
 /* What cudaDriverGetVersion tells: 1000 * major + 10 * minor, 0 for a machine without a driver. Calls fail with
  * cudaErrorInsufficientDriver when it is older than the runtime's major version. */
 void cuda_fake_set_driver(int version);
-/* Compute capability: 9.0 by default. */
+/* Compute capability: 9.0, or the environment's CUDA_FAKE_CAPABILITY (80: 8.0). */
 void cuda_fake_set_capability(int major, int minor);
 /* Bytes of device memory: 8 GiB by default. */
 void cuda_fake_set_memory(uint64_t bytes);

@@ -59,7 +59,7 @@ struct pinned {
 
 static struct {
 	pthread_mutex_t lock;
-	int devices, driver, major, minor; /* -1 devices: by the environment */
+	int devices, driver, major, minor; /* -1 devices, major: by the environment */
 	int fail_after;
 	cudaError_t fail_code;
 	struct cuda_fake_counts counts;
@@ -70,7 +70,7 @@ static struct {
 	} functions[FUNCTIONS];
 	int n_functions;
 	struct pinned *pinned;
-} rt = {PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, -1, CUDART_VERSION, 9, 0, 0, cudaSuccess, {}, NULL, {}, 0, NULL};
+} rt = {PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, -1, CUDART_VERSION, -1, 0, 0, cudaSuccess, {}, NULL, {}, 0, NULL};
 
 static __thread int current_device;
 static __thread cudaError_t last_error;
@@ -85,6 +85,14 @@ static int devices(void)
 	const char *n = getenv("CUDA_FAKE_DEVICES");
 
 	return rt.devices >= 0 ? rt.devices : n ? atoi(n) : 1;
+}
+
+/* Compute capability: 10 * major + minor. */
+static int capability(void)
+{
+	const char *n = getenv("CUDA_FAKE_CAPABILITY");
+
+	return rt.major >= 0 ? 10 * rt.major + rt.minor : n ? atoi(n) : 90;
 }
 
 api::api(bool needs_device) : code(cudaSuccess)
@@ -145,8 +153,7 @@ void cuda_fake_reset(void)
 {
 	rt.devices = -1;
 	rt.driver = CUDART_VERSION;
-	rt.major = 9;
-	rt.minor = 0;
+	rt.major = -1;
 	rt.fail_after = 0;
 	last_error = cudaSuccess;
 	current_device = 0;
@@ -254,8 +261,8 @@ static int attribute(int attr)
 	case cudaDevAttrL2CacheSize: return 50 << 20;
 	case cudaDevAttrMaxThreadsPerMultiProcessor: return 2048;
 	case cudaDevAttrUnifiedAddressing: return 1;
-	case cudaDevAttrComputeCapabilityMajor: return rt.major;
-	case cudaDevAttrComputeCapabilityMinor: return rt.minor;
+	case cudaDevAttrComputeCapabilityMajor: return capability() / 10;
+	case cudaDevAttrComputeCapabilityMinor: return capability() % 10;
 	case cudaDevAttrMaxSharedMemoryPerMultiprocessor: return SHARED_OPTIN + 1024;
 	case cudaDevAttrMaxSharedMemoryPerBlockOptin: return SHARED_OPTIN;
 	case cudaDevAttrMaxBlocksPerMultiprocessor: return 32;
@@ -296,8 +303,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 		p->maxGridSize[i] = attribute(cudaDevAttrMaxGridDimX + i);
 	}
 	p->totalConstMem = 65536;
-	p->major = rt.major;
-	p->minor = rt.minor;
+	p->major = capability() / 10;
+	p->minor = capability() % 10;
 	p->multiProcessorCount = MULTIPROCESSORS;
 	p->concurrentKernels = 1;
 	p->pciDeviceID = device;
@@ -1034,7 +1041,7 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attr, const void *k
 	memset(attr, 0, sizeof *attr);
 	attr->maxThreadsPerBlock = MAX_THREADS;
 	attr->numRegs = 32;
-	attr->binaryVersion = attr->ptxVersion = 10 * rt.major + rt.minor;
+	attr->binaryVersion = attr->ptxVersion = capability();
 	attr->maxDynamicSharedSizeBytes = *function_shared(kernel);
 	attr->preferredShmemCarveout = -1;
 	return cudaSuccess;

@@ -133,8 +133,8 @@ static double gradient_tolerance(const struct device *d)
 	return d->act == DTYPE_F32 ? 1e-4 : d->act == DTYPE_BF16 ? 4e-2 : 5e-3;
 }
 
-/* q, k and v side by side in rows, as a pass has them; gap columns behind them. */
-static void check_training(struct device *d, struct batch *b, int gap)
+/* q, k and v side by side in rows, as a pass has them; gap columns behind them. more: as in on_device. */
+static void check_training(struct device *d, struct batch *b, int gap, int more)
 {
 	int qw = b->a.heads * b->a.head_dim, kw = b->a.kv_heads * b->a.head_dim, ld = qw + 2 * kw + gap;
 
@@ -142,7 +142,7 @@ static void check_training(struct device *d, struct batch *b, int gap)
 	b->k_begin = b->cu_q;
 	b->k_end = b->cu_q + 1;
 	b->key_rows = b->cu_q[b->a.sequences];
-	struct attention a = on_device(d, b, gap);
+	struct attention a = on_device(d, b, more);
 	size_t n = (size_t)(a.queries * ld), no = (size_t)(a.queries * qw), nl = (size_t)(a.queries * a.heads);
 	float *x = random_floats(n, 1.5f), *dout = random_floats(no, 1);
 	double *out = xcalloc(no, 8), *lse = xcalloc(nl, 8), *dx = xcalloc(n, 8);
@@ -184,7 +184,7 @@ static bool takes(const struct device *d, int head_dim)
 
 static void packed_sequences_and_their_gradients_agree_with_float64(void **state)
 {
-	static const int32_t one[] = {0, 1}, several[] = {0, 33, 34, 34, 99, 174}, longer[] = {0, 130, 137},
+	static const int32_t one[] = {0, 1}, several[] = {0, 33, 34, 34, 99, 174}, longer[] = {0, 130, 137}, longest[] = {0, 190, 200, 483},
 			     many[] = {0, 5, 12, 12, 13, 30, 47, 48, 64, 65, 70};
 	static const struct batch cases[] = {
 		{{.sequences = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 0.7f}, one, NULL, NULL, 0},
@@ -201,6 +201,10 @@ static void packed_sequences_and_their_gradients_agree_with_float64(void **state
 		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 64, .scale = 0.125f, .window = 70}, longer, NULL, NULL, 0},
 		{{.sequences = 5, .heads = 2, .kv_heads = 1, .head_dim = 16, .scale = 0.25f, .window = 1}, several, NULL, NULL, 0},
 		{{.sequences = 5, .heads = 4, .kv_heads = 2, .head_dim = 32, .scale = 0.4f, .softcap = 5, .window = 9}, several, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, longest, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.1f, .softcap = 5, .window = 150}, longest, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 3, .kv_heads = 1, .head_dim = 128, .scale = 0.09f, .window = 100}, longest, NULL, NULL, 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 2, .head_dim = 64, .scale = 0.125f}, longest, NULL, NULL, 0},
 	};
 	struct device *d;
 
@@ -210,7 +214,22 @@ static void packed_sequences_and_their_gradients_agree_with_float64(void **state
 		struct batch b = cases[i];
 
 		if (takes(d, b.a.head_dim))
-			check_training(d, &b, i % 3 == 1 ? 8 : 0);
+			check_training(d, &b, i % 3 == 1 ? 8 : 0, i % 3 == 1 ? 8 : 0);
+	}
+}
+
+static void bounds_far_above_the_lengths_make_no_difference(void **state)
+{
+	static const int32_t cu[] = {0, 100, 171};
+	static const int dims[] = {64, 128, 256};
+	struct device *d;
+
+	(void)state;
+	EACH_DEVICE(d)
+	for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
+		struct batch b = {{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = dims[i], .scale = 0.1f}, cu, NULL, NULL, 0};
+
+		check_training(d, &b, 0, 1 << 20);
 	}
 }
 
@@ -289,6 +308,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(packed_sequences_and_their_gradients_agree_with_float64),
+		cmocka_unit_test(bounds_far_above_the_lengths_make_no_difference),
 		cmocka_unit_test(keys_in_a_cache_are_seen_from_their_beginning),
 		cmocka_unit_test(rows_are_appended_to_a_cache),
 	};

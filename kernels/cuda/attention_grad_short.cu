@@ -15,7 +15,7 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 			  const float *lse, const T *dout, T *dq, float *parts)
 {
 	grid_wait();
-	const int ROWS = 16 * M, WARPS = short_warps<D>(), THREADS = 32 * WARPS, N = D / 8 / WARPS;
+	const int ROWS = 16 * M, WARPS = short_warps<D>(), THREADS = 32 * WARPS, N = D / 8 / WARPS, ROUNDS = short_rounds<D>();
 	DYNAMIC_SHARED(T, q_tile);
 	T *dout_tile = q_tile + tile_size<D>(ROWS), *k_tile = dout_tile + tile_size<D>(ROWS);
 	T *v_tile = k_tile + tile_size<D>(capacity), *p = v_tile + tile_size<D>(capacity);
@@ -36,14 +36,17 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 	parts += (((ptrdiff_t)(gridDim.x - 1 - blockIdx.x) * s.kv_heads + blockIdx.y) * padded) * 2 * s.head_dim;
 	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, s.head_dim,
 					  group, first, rows, threadIdx.x);
-	tile_load_heads<D, ROWS, THREADS>(dout_tile, dout + sequence.token * out_stride + head_at, out_stride, s.head_dim, group,
-					  first, rows, threadIdx.x);
 	for (int at = all.begin; at < all.end; at += capacity) {
 		int left = (all.end - at + 15) / 16 * 16, count = left < capacity ? left : capacity;
+		float x[ROUNDS][M][2][4];
 
 		if (at > all.begin)
 			__syncthreads();
 		short_load<D, THREADS>(k_tile, k + key_at, s.k_stride, s.head_dim, at, count, all.end);
+		cp_async_commit();
+		if (at == all.begin)
+			tile_load_heads<D, ROWS, THREADS>(dout_tile, dout + sequence.token * out_stride + head_at, out_stride,
+							  s.head_dim, group, first, rows, threadIdx.x);
 		short_load<D, THREADS>(v_tile, v + key_at, s.k_stride, s.head_dim, at, count, all.end);
 		cp_async_commit();
 		if (at == all.begin) {
@@ -76,13 +79,23 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 					end[m][h] = first + 16 * m + 8 * h + lane / 4 < rows ? end[m][h] : 0;
 			}
 		}
+		cp_async_wait<1>();
+		__syncthreads();
+
+		UNROLL
+		for (int r = 0; r < ROUNDS; r++)
+			if (16 * (warp + WARPS * r) < count)
+				short_scores<D, M>(x[r], q_tile, k_tile + tile_size<D>(16 * (warp + WARPS * r)));
 		cp_async_wait<0>();
 		__syncthreads();
 
-		for (int key = 16 * warp; key < count; key += 16 * WARPS) {
-			float x[M][2][4], dp[M][2][4];
+		UNROLL
+		for (int r = 0; r < ROUNDS; r++) {
+			int key = 16 * (warp + WARPS * r);
+			float dp[M][2][4];
 
-			short_scores<D, M>(x, q_tile, k_tile + tile_size<D>(key));
+			if (key >= count)
+				continue;
 			short_scores<D, M>(dp, dout_tile, v_tile + tile_size<D>(key));
 			UNROLL
 			for (int m = 0; m < M; m++) {
@@ -95,17 +108,17 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 					for (int i = 0; i < 4; i++) {
 						int n = i / 2, j = 2 * h + i % 2, of = at + key + 8 * n + lane % 4 * 2 + i % 2;
 
-						score_grad(&x[m][n][j], &dp[m][n][j], of >= begin[m][h] && of < end[m][h], lse2,
+						score_grad(&x[r][m][n][j], &dp[m][n][j], of >= begin[m][h] && of < end[m][h], lse2,
 							   delta, s);
 					}
 				}
 			}
-			short_keep<M>(x, p + key, p_stride);
+			short_keep<M>(x[r], p + key, p_stride);
 			short_keep<M>(dp, ds + key, p_stride);
 		}
 		__syncthreads();
 
-		short_sums<D, M, N>(sum, ds, p_stride, k_tile, count, warp * N);
+		/* Parts first: they are written while dq is worked out. */
 		for (int key = 0; key < count; key += 16) {
 			float to_k[N][4] = {}, to_v[N][4] = {};
 
@@ -143,6 +156,7 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 					}
 			}
 		}
+		short_sums<D, M, N>(sum, ds, p_stride, k_tile, count, warp * N);
 	}
 
 	float times[M][2];
@@ -155,6 +169,7 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 }
 
 #define JOIN_WARPS 4
+#define JOIN_AHEAD 20 /* parts on their way at once */
 
 /* A warp to a key, a kv head and 128 of the columns of its dk and dv, four of them to a lane: the sum of the tiles that see it. */
 template <typename T>
@@ -162,11 +177,9 @@ __global__ void __launch_bounds__(32 * JOIN_WARPS)
 attention_grad_short_join(struct attention s, int tile_rows, int padded, const float *parts, T *dk, T *dv)
 {
 	grid_wait();
+	DYNAMIC_SHARED(float, ahead);
 	int index = blockIdx.x * JOIN_WARPS + threadIdx.x / 32, token = index / s.kv_heads, kv_head = index % s.kv_heads;
 	int column = (blockIdx.y * 32 + threadIdx.x % 32) * 4, group = s.heads / s.kv_heads;
-
-	if (token >= s.cu_q[s.sequences])
-		return;
 
 	int i = sequence_search(s.cu_q, s.sequences, 1, 1, 0, token);
 	struct sequence sequence = sequence_at(s, i);
@@ -174,8 +187,9 @@ attention_grad_short_join(struct attention s, int tile_rows, int padded, const f
 	ptrdiff_t size = (ptrdiff_t)s.kv_heads * padded * 2 * s.head_dim;
 	float sum[4] = {}, times = column < s.head_dim ? s.scale : 1.0f;
 
-	if (column >= 2 * s.head_dim)
+	if (key > last || column >= 2 * s.head_dim)
 		return;
+	ahead += threadIdx.x * 4;
 	if (s.window > 0 && key + s.window - 1 < last)
 		last = key + s.window - 1;
 
@@ -183,13 +197,21 @@ attention_grad_short_join(struct attention s, int tile_rows, int padded, const f
 	const float *from = parts + (sequence.token * group / tile_rows + i + tile) * size +
 			    ((ptrdiff_t)kv_head * padded + key) * 2 * s.head_dim + column;
 
-	UNROLL_8
-	for (; tile < tiles; tile++, from += size) {
-		pack<float> x = load_pack(from);
+	/* By way of shared memory, each lane its own: the compiler would not keep so many loads on the way. */
+	for (; tile < tiles; tile += JOIN_AHEAD) {
+		int n = tiles - tile < JOIN_AHEAD ? tiles - tile : JOIN_AHEAD;
 
-		UNROLL
-		for (int j = 0; j < 4; j++)
-			sum[j] += x.v[j];
+		for (int a = 0; a < n; a++, from += size)
+			cp_async_16(ahead + a * 128 * JOIN_WARPS, from, true);
+		cp_async_commit();
+		cp_async_wait<0>();
+		for (int a = 0; a < n; a++) {
+			pack<float> x = load_pack(ahead + a * 128 * JOIN_WARPS);
+
+			UNROLL
+			for (int j = 0; j < 4; j++)
+				sum[j] += x.v[j];
+		}
 	}
 
 	T *to = (column < s.head_dim ? dk + column : dv + column - s.head_dim) + (ptrdiff_t)token * s.k_stride + kv_head * s.head_dim;
@@ -262,7 +284,7 @@ static void grad_short_launch(struct device *d, const struct attention *s, const
 		    grad_short_shared<D>(ROWS, keys), *s, keys, padded, g->q, g->k, g->v, g->out, g->lse, g->dout, g->dq, parts);
 	cuda_launch(d, "attention_grad", attention_grad_short_join<T>,
 		    dim3((unsigned)ceil_div(s->queries * s->kv_heads, JOIN_WARPS), ceil_div(2 * s->head_dim, 128)),
-		    dim3(32 * JOIN_WARPS), 0, *s, ROWS, padded, parts, g->dk, g->dv);
+		    dim3(32 * JOIN_WARPS), sizeof(float) * 128 * JOIN_WARPS * JOIN_AHEAD, *s, ROWS, padded, parts, g->dk, g->dv);
 }
 
 template <typename T>

@@ -7,7 +7,7 @@
  * limit, so two row groups (M = 2) share what it reads wherever registers allow (head_dim to 128); above, blocks of
  * eight warps halve what is read from L2. Smaller tiles serve few rows and devices with less shared memory.
  *
- * Few queries over many keys are for attention_decode.cu. fp32 activations have a plain kernel, a warp to a query and head. */
+ * Few queries over many keys are for attention_decode.cu, short sequences for attention_short.cu. fp32 activations have a plain kernel, a warp to a query and head. */
 #include <stddef.h>
 
 #include "kernels/cuda/attention_hopper.cuh"
@@ -154,6 +154,8 @@ template <typename T> static void attention_run(struct device *d, const struct a
 		return;
 	if (attention_is_decode(s))
 		attention_decode<T>(d, s, q, k, v, out, lse);
+	else if (attention_is_short(cuda_device(d), s))
+		attention_short<T>(d, s, q, k, v, out, lse);
 	else if (attention_is_hopper(cuda_device(d), s))
 		attention_hopper<T>(d, s, q, k, v, out, lse);
 	else if (s->head_dim <= 64)
@@ -244,12 +246,14 @@ static void attention_run(struct device *d, const struct attention *s, const flo
 
 /* ---- both ---- */
 
-size_t attention_scratch_bound(const struct cuda_device *d, const struct attention *s)
+size_t attention_scratch_bound(const struct cuda_device *d, const struct attention *s, bool train)
 {
-	size_t forward = 0, backward = attention_grad_scratch(d, s);
+	size_t forward = 0, backward = train ? attention_grad_scratch(d, s) : 0;
 
 	if (d->base.act != DTYPE_F32 && attention_is_decode(s))
 		forward = attention_decode_scratch(d, s);
+	if (d->base.act != DTYPE_F32 && train && attention_grad_short_bound(s) > backward)
+		backward = attention_grad_short_bound(s);
 	return forward > backward ? forward : backward;
 }
 

@@ -22,10 +22,12 @@
 
 #ifdef __CUDACC__
 #define UNROLL   _Pragma("unroll")
+#define UNROLL_2 _Pragma("unroll 2")
 #define UNROLL_4 _Pragma("unroll 4")
 #define UNROLL_8 _Pragma("unroll 8")
 #else
 #define UNROLL
+#define UNROLL_2
 #define UNROLL_4
 #define UNROLL_8
 #endif
@@ -136,6 +138,25 @@ __device__ __forceinline__ struct view view_of(const struct attention &s, const 
 __device__ __forceinline__ float tanh_fast(float x)
 {
 	return 1.0f - 2.0f / (exp2_fast(x * (2.0f * LOG2E)) + 1.0f);
+}
+
+/* p (dp - delta), times the derivative of the softcap where there is one, in place of dp; p in place of x. x is the product
+ * q k, lse2 is lse * log2(e). */
+__device__ __forceinline__ void score_grad(float *x, float *dp, bool visible, float lse2, float delta, const struct attention &s)
+{
+	float p, slope = 1.0f;
+
+	if (s.softcap > 0.0f) {
+		float t = tanh_fast(*x * (s.scale / s.softcap));
+
+		p = exp2_fast(s.softcap * LOG2E * t - lse2);
+		slope = 1.0f - t * t;
+	} else {
+		p = exp2_fast(*x * (s.scale * LOG2E) - lse2);
+	}
+	p = visible ? p : 0.0f;
+	*x = p;
+	*dp = p * (*dp - delta) * slope;
 }
 
 /* ---- tiles ---- */
@@ -443,7 +464,23 @@ size_t attention_decode_scratch(const struct cuda_device *d, const struct attent
 template <typename T>
 void attention_decode(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse);
 
-/* Scratch of attention_grad. */
+/* Attention of short sequences. */
+bool attention_is_short(const struct cuda_device *d, const struct attention *s);
+template <typename T>
+void attention_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse);
+
+/* Its gradients; and the most scratch that they take for so many queries or fewer, of any lengths. */
+bool attention_grad_is_short(const struct cuda_device *d, const struct attention *s);
+template <typename T>
+void attention_grad_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const T *out,
+			  const float *lse, const T *dout, T *dq, T *dk, T *dv);
+size_t attention_grad_short_bound(const struct attention *s);
+
+/* Gradients of fp32 activations. delta (queries, heads) is scratch. */
+void attention_grad_plain(struct device *d, const struct attention *s, const float *q, const float *k, const float *v, const float *out,
+			  const float *lse, const float *dout, float *dq, float *dk, float *dv, float *delta);
+
+/* Scratch of attention_grad, but for that of short sequences. */
 size_t attention_grad_scratch(const struct cuda_device *d, const struct attention *s);
 
 #endif

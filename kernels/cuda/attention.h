@@ -11,8 +11,9 @@ extern "C" {
 /* Up to so many queries of each sequence are decoding: they are cut along the keys. */
 #define ATTENTION_FEW 8
 
-/* The most scratch, in bytes, that attention and attention_grad take for these bounds (the arrays of s are not read). */
-size_t attention_scratch_bound(const struct cuda_device *d, const struct attention *s);
+/* The most scratch, in bytes, that attention and attention_grad take for these bounds (the arrays of s are not read); the latter
+ * only when training. */
+size_t attention_scratch_bound(const struct cuda_device *d, const struct attention *s, bool train);
 
 #ifdef __cplusplus
 }

@@ -32,7 +32,7 @@ static size_t attention_most(const struct cuda_device *d, const struct pass_shap
 	for (int n = 1; n <= s->tokens; n++) {
 		a.sequences = 1;
 		a.queries = a.max_q = n;
-		most(&all, attention_scratch_bound(d, &a));
+		most(&all, attention_scratch_bound(d, &a, s->train));
 	}
 	/* Decoding: few queries, of many sequences. */
 	for (int sequences = 1; sequences <= smaller(s->sequences, s->tokens); sequences++)
@@ -40,7 +40,7 @@ static size_t attention_most(const struct cuda_device *d, const struct pass_shap
 			a.sequences = sequences;
 			a.max_q = each;
 			a.queries = smaller(sequences * each, s->tokens);
-			most(&all, attention_scratch_bound(d, &a));
+			most(&all, attention_scratch_bound(d, &a, s->train));
 		}
 	return all;
 }

@@ -186,6 +186,7 @@ static void packed_sequences_and_their_gradients_agree_with_float64(void **state
 {
 	static const int32_t one[] = {0, 1}, several[] = {0, 33, 34, 34, 99, 174}, longer[] = {0, 130, 137}, longest[] = {0, 190, 200, 483},
 			     many[] = {0, 5, 12, 12, 13, 30, 47, 48, 64, 65, 70};
+	static int32_t crowd[41]; /* more rows than run at once */
 	static const struct batch cases[] = {
 		{{.sequences = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 0.7f}, one, NULL, NULL, 0},
 		{{.sequences = 5, .heads = 4, .kv_heads = 2, .head_dim = 8, .scale = 0.35f}, several, NULL, NULL, 0},
@@ -195,6 +196,8 @@ static void packed_sequences_and_their_gradients_agree_with_float64(void **state
 		{{.sequences = 10, .heads = 4, .kv_heads = 1, .head_dim = 32, .scale = 0.18f}, many, NULL, NULL, 0},
 		{{.sequences = 10, .heads = 6, .kv_heads = 2, .head_dim = 80, .scale = 0.11f}, many, NULL, NULL, 0},
 		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 96, .scale = 0.1f}, longer, NULL, NULL, 0},
+		{{.sequences = 2, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, longer, NULL, NULL, 0},
+		{{.sequences = 2, .heads = 3, .kv_heads = 1, .head_dim = 192, .scale = 0.0625f, .window = 110}, longer, NULL, NULL, 0},
 		{{.sequences = 2, .heads = 2, .kv_heads = 2, .head_dim = 128, .scale = 0.09f}, longer, NULL, NULL, 0},
 		{{.sequences = 5, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, many, NULL, NULL, 0},
 		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 64, .scale = 0.5f, .softcap = 3}, longer, NULL, NULL, 0},
@@ -205,16 +208,26 @@ static void packed_sequences_and_their_gradients_agree_with_float64(void **state
 		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.1f, .softcap = 5, .window = 150}, longest, NULL, NULL, 0},
 		{{.sequences = 3, .heads = 3, .kv_heads = 1, .head_dim = 128, .scale = 0.09f, .window = 100}, longest, NULL, NULL, 0},
 		{{.sequences = 3, .heads = 2, .kv_heads = 2, .head_dim = 64, .scale = 0.125f}, longest, NULL, NULL, 0},
+		{{.sequences = 40, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, crowd, NULL, NULL, 0},
+		{{.sequences = 40, .heads = 8, .kv_heads = 2, .head_dim = 144, .scale = 0.1f, .softcap = 5, .window = 90}, crowd, NULL, NULL, 0},
+		{{.sequences = 40, .heads = 7, .kv_heads = 1, .head_dim = 112, .scale = 0.09f, .window = 9}, crowd, NULL, NULL, 0},
+		{{.sequences = 40, .heads = 8, .kv_heads = 8, .head_dim = 48, .scale = 0.2f}, crowd, NULL, NULL, 0},
 	};
 	struct device *d;
 
 	(void)state;
+	for (int i = 0; i < 40; i++)
+		crowd[i + 1] = crowd[i] + (i == 7 ? 111 : i * 7 % 23);
 	EACH_DEVICE(d)
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct batch b = cases[i];
 
-		if (takes(d, b.a.head_dim))
-			check_training(d, &b, i % 3 == 1 ? 8 : 0, i % 3 == 1 ? 8 : 0);
+		if (!takes(d, b.a.head_dim))
+			continue;
+		check_training(d, &b, i % 3 == 1 ? 8 : 0, i % 3 == 1 ? 8 : 0);
+		/* By the bounds alone these could be long. */
+		if (b.cu_q != crowd)
+			check_training(d, &b, 0, 300);
 	}
 }
 

@@ -128,6 +128,17 @@ static int fill_inputs(const struct transformer *t, const struct batch *b, const
 	return labels;
 }
 
+/* What a pass over n tokens that is recorded says of its longest sequence: the same of all small ones, which so share
+ * recordings; of large ones within a factor of 2, by which attention chooses its kernels. */
+static int longest_bound(int n, int longest)
+{
+	int bound = 128;
+
+	while (bound < longest)
+		bound *= 2;
+	return n <= 512 || bound > n ? n : bound;
+}
+
 int pass_of_batch(struct transformer *t, const struct batch *b, const struct dropout *drop, enum pass_kind kind,
 		  float grad_scale, struct pass *p, int64_t *labelled, struct error *err)
 {
@@ -147,6 +158,8 @@ int pass_of_batch(struct transformer *t, const struct batch *b, const struct dro
 		longest = length > longest ? length : longest;
 	}
 	longest = n - b->tokens > longest ? n - b->tokens : longest;
+	int bound = filling ? longest_bound(n, longest) : longest;
+
 	if (workspace_plan(t, kind, n, sequences, longest, err))
 		return -1;
 	struct inputs *host = &t->w->host;
@@ -165,8 +178,8 @@ int pass_of_batch(struct transformer *t, const struct batch *b, const struct dro
 			      .k_begin = t->w->in.cu_q,
 			      .k_end = t->w->in.cu_q + 1,
 			      .queries = n,
-			      .max_q = filling ? n : longest,
-			      .max_k = filling ? n : longest,
+			      .max_q = bound,
+			      .max_k = bound,
 			      .heads = c->heads,
 			      .kv_heads = c->kv_heads,
 			      .head_dim = c->head_dim,

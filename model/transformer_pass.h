@@ -75,7 +75,7 @@ struct workspace {
 /* Which passes are alike: they ask the same of the device, whatever the buffers hold. */
 struct record_key {
 	int part, kind;
-	int tokens, sequences, labels;
+	int tokens, sequences, longest, labels;
 	float dropout;
 	uint64_t seed;
 	const void *full;  /* struct full_grads */

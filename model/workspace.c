@@ -318,6 +318,7 @@ int pass_record(struct transformer *t, const struct pass *p, int part, const voi
 	key.kind = (int)p->kind;
 	key.tokens = p->n;
 	key.sequences = p->attention.sequences;
+	key.longest = p->attention.max_q;
 	key.labels = p->labels;
 	key.dropout = p->dropout;
 	key.seed = p->seed;

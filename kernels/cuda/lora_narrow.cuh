@@ -74,25 +74,37 @@ __device__ __forceinline__ uint32_t kept_bits(const struct dropping &drop, int32
 	return bits;
 }
 
-/* 8 neighbours of a row, as they are in memory. */
+/* 8 neighbours of a row, as they are in memory: in whole registers, since taking them apart would wait for the load. */
 template <typename T> struct eight {
-	pack<T> part[8 / pack<T>::size];
+	uint32_t word[2 * sizeof(T)];
 };
 
 /* Zeros from `left` on, which may be negative. */
 template <typename T> __device__ __forceinline__ void load_eight(const T *p, int left, bool vector, eight<T> *x)
 {
-	constexpr int m = pack<T>::size;
+	if (vector && left >= 8) {
+#pragma unroll
+		for (int i = 0; i < (int)sizeof(T) / 2; i++) {
+			pack<uint32_t> four = load_pack(reinterpret_cast<const uint32_t *>(p) + 4 * i);
 
 #pragma unroll
-	for (int i = 0; i < 8 / m; i++)
-		if (vector && left >= 8) {
-			x->part[i] = load_pack(p + i * m);
-		} else {
-#pragma unroll
-			for (int j = 0; j < m; j++)
-				x->part[i].v[j] = i * m + j < left ? p[i * m + j] : from_float<T>(0);
+			for (int j = 0; j < 4; j++)
+				x->word[4 * i + j] = four.v[j];
 		}
+	} else if constexpr (sizeof(T) == 4) {
+#pragma unroll
+		for (int i = 0; i < 8; i++)
+			x->word[i] = i < left ? reinterpret_cast<const uint32_t *>(p)[i] : 0;
+	} else {
+		const uint16_t *half = reinterpret_cast<const uint16_t *>(p);
+
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			uint32_t low = 2 * i < left ? half[2 * i] : 0, high = 2 * i + 1 < left ? half[2 * i + 1] : 0;
+
+			x->word[i] = low | high << 16;
+		}
+	}
 }
 
 __device__ __forceinline__ float low_float(uint32_t pair)
@@ -116,23 +128,53 @@ template <int N> __device__ __forceinline__ void split_pair(float a, float b, ui
 	}
 }
 
-/* Activations as the sums of so many bf16 values: exact. */
-template <typename T> struct parts_of {
-	static const int count = sizeof(T) == 4 ? 3 : 2;
-};
+/* Activations as the sums of so many bf16 values, exactly: pair i of 8. */
+template <typename T> struct parts_of;
+
 template <> struct parts_of<__nv_bfloat16> {
 	static const int count = 1;
+
+	static __device__ __forceinline__ void pair(const uint32_t word[4], int i, uint32_t part[1])
+	{
+		part[0] = word[i];
+	}
+};
+
+template <> struct parts_of<__half> {
+	static const int count = 2;
+
+	static __device__ __forceinline__ float value(uint32_t bits)
+	{
+		__half_raw raw;
+
+		raw.x = (unsigned short)bits;
+		return to_float(__half(raw));
+	}
+
+	static __device__ __forceinline__ void pair(const uint32_t word[4], int i, uint32_t part[2])
+	{
+		split_pair<2>(value(word[i]), value(word[i] >> 16), part);
+	}
+};
+
+template <> struct parts_of<float> {
+	static const int count = 3;
+
+	static __device__ __forceinline__ void pair(const uint32_t word[8], int i, uint32_t part[3])
+	{
+		split_pair<3>(__uint_as_float(word[2 * i]), __uint_as_float(word[2 * i + 1]), part);
+	}
 };
 
 template <typename T> __device__ __forceinline__ void split_eight(const eight<T> &x, uint32_t part[parts_of<T>::count][4])
 {
-	constexpr int count = parts_of<T>::count, m = pack<T>::size;
+	constexpr int count = parts_of<T>::count;
 
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
 		uint32_t pair[count];
 
-		split_pair<count>(to_float(x.part[2 * i / m].v[2 * i % m]), to_float(x.part[2 * i / m].v[2 * i % m + 1]), pair);
+		parts_of<T>::pair(x.word, i, pair);
 #pragma unroll
 		for (int k = 0; k < count; k++)
 			part[k][i] = pair[k];
@@ -256,10 +298,19 @@ static __global__ void __launch_bounds__(32 * WARPS, M * N <= 4 && sizeof(T) == 
 				load_eight(wide + (size_t)(t0 + 8 * i) * job.stride + further,
 					   t0 + 8 * i < a.n ? job.channels - further : 0, job.vector, &next[i]);
 		}
+		uint32_t bits[2 * M];
+
+		/* Without dropout too: an mma wants its registers side by side, and this puts them there. */
+#pragma unroll
+		for (int i = 0; i < 2 * M; i++)
+			bits[i] = 0xff;
 		if (job.dropped)
 #pragma unroll
 			for (int i = 0; i < 2 * M; i++)
-				drop_eight<X>(kept_bits(a.drop, token[i], job.stream, step, c), x[i]);
+				bits[i] = kept_bits(a.drop, token[i], job.stream, step, c);
+#pragma unroll
+		for (int i = 0; i < 2 * M; i++)
+			drop_eight<X>(bits[i], x[i]);
 #pragma unroll
 		for (int j = 0; j < N; j++) {
 			uint32_t part[4][3];

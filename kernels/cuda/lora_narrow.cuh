@@ -45,7 +45,7 @@ struct narrow_job {
 	bool dropped; /* wide is; 1 / (1 - p) is in scale */
 	bool add;     /* to out; else out is overwritten */
 	bool vector;  /* wide can be read by 16 bytes */
-	bool narrow_vector; /* narrow too */
+	bool narrow_vector; /* narrow likewise */
 };
 
 struct narrow {
@@ -128,11 +128,16 @@ template <int N> __device__ __forceinline__ void split_pair(float a, float b, ui
 	}
 }
 
-/* Activations as the sums of so many bf16 values, exactly: pair i of 8. */
+/* Of 8 activations: value i, and pair i as the sums of so many bf16 values, exactly. */
 template <typename T> struct parts_of;
 
 template <> struct parts_of<__nv_bfloat16> {
 	static const int count = 1;
+
+	static __device__ __forceinline__ float value(const uint32_t word[4], int i)
+	{
+		return i % 2 ? high_float(word[i / 2]) : low_float(word[i / 2]);
+	}
 
 	static __device__ __forceinline__ void pair(const uint32_t word[4], int i, uint32_t part[1])
 	{
@@ -143,26 +148,31 @@ template <> struct parts_of<__nv_bfloat16> {
 template <> struct parts_of<__half> {
 	static const int count = 2;
 
-	static __device__ __forceinline__ float value(uint32_t bits)
+	static __device__ __forceinline__ float value(const uint32_t word[4], int i)
 	{
 		__half_raw raw;
 
-		raw.x = (unsigned short)bits;
+		raw.x = (unsigned short)(word[i / 2] >> 16 * (i % 2));
 		return to_float(__half(raw));
 	}
 
 	static __device__ __forceinline__ void pair(const uint32_t word[4], int i, uint32_t part[2])
 	{
-		split_pair<2>(value(word[i]), value(word[i] >> 16), part);
+		split_pair<2>(value(word, 2 * i), value(word, 2 * i + 1), part);
 	}
 };
 
 template <> struct parts_of<float> {
 	static const int count = 3;
 
+	static __device__ __forceinline__ float value(const uint32_t word[8], int i)
+	{
+		return __uint_as_float(word[i]);
+	}
+
 	static __device__ __forceinline__ void pair(const uint32_t word[8], int i, uint32_t part[3])
 	{
-		split_pair<3>(__uint_as_float(word[2 * i]), __uint_as_float(word[2 * i + 1]), part);
+		split_pair<3>(value(word, 2 * i), value(word, 2 * i + 1), part);
 	}
 };
 

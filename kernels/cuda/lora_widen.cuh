@@ -5,7 +5,7 @@
 #ifndef KERNELS_CUDA_LORA_WIDEN_CUH
 #define KERNELS_CUDA_LORA_WIDEN_CUH
 
-#include "kernels/cuda/vector.cuh"
+#include "kernels/cuda/lora_narrow.cuh"
 
 #define WIDE_THREADS  256
 #define WIDE_CHANNELS 128 /* of a tile */
@@ -32,35 +32,65 @@ struct widen {
 	bool vector;   /* y can be read and written by 16 bytes */
 };
 
-/* RANKS ranks of a part into shared memory: the matrix (RANKS, WIDE_STRIDE), where the first halves of 8 channels lie before
- * the second ones so that lanes read without bank conflicts, and narrow (RANKS, TOKENS). */
-template <int RANKS, int TOKENS>
-__device__ __forceinline__ void load_ranks(const struct widen &a, const struct widen_part &part, int r0,
-					   int c0, int t0, bool save, float *matrix, float *narrow)
+/* An element of narrow: its splits added in order, eight of them on their way at once. */
+__device__ __forceinline__ float add_parts(const float *p, size_t total, int splits)
 {
-	for (int i = threadIdx.x; i < RANKS * WIDE_CHANNELS; i += WIDE_THREADS) {
-		int r = part.matrix_r == 1 ? i % RANKS : i / WIDE_CHANNELS;
-		int c = part.matrix_r == 1 ? i / RANKS : i % WIDE_CHANNELS;
+	float x = 0;
 
-		matrix[r * WIDE_STRIDE + c / 8 * 4 + c / 4 % 2 * (WIDE_CHANNELS / 2) + c % 4] =
-			r0 + r < part.rank && c0 + c < part.channels
-				? part.matrix[(size_t)(r0 + r) * part.matrix_r +
-					      (size_t)(c0 + c) * part.matrix_c]
-				: 0.0f;
+	for (int s = 0; s < splits; s += 8) {
+		float v[8];
+
+#pragma unroll
+		for (int k = 0; k < 8; k++)
+			v[k] = s + k < splits ? p[(s + k) * total] : 0.0f;
+#pragma unroll
+		for (int k = 0; k < 8; k++)
+			x += v[k];
 	}
-	for (int i = threadIdx.x; i < RANKS * TOKENS; i += WIDE_THREADS) {
-		int r = r0 + i / TOKENS, t = t0 + i % TOKENS;
-		size_t at = (size_t)r * a.n + t;
-		float x = 0;
+	return x;
+}
 
-		if (r < part.rank && t < a.n) {
-#pragma unroll 8
-			for (int s = 0; s < a.splits; s++)
-				x += part.narrow[s * a.total + at];
-			if (save)
-				part.save[at] = x;
+/* RANKS ranks of a part into shared memory: the matrix (RANKS, WIDE_STRIDE), where the first halves of 8 channels lie before
+ * the second ones so that lanes read without bank conflicts, and narrow (RANKS, TOKENS). The matrix, or the first of it, is on
+ * its way while narrow is loaded and added. */
+template <int RANKS, int TOKENS>
+__device__ __forceinline__ void load_ranks(const struct widen &a, const struct widen_part &part, int r0, int c0, int t0, bool save,
+					   float *matrix, float *narrow)
+{
+	constexpr int all = RANKS * WIDE_CHANNELS, most = WIDE_THREADS * (TOKENS == WIDE_LANES ? 8 : 4),
+		      step = all < most ? all : most;
+	bool by_column = part.matrix_r == 1;
+
+#pragma unroll 1
+	for (int first = 0; first < all; first += step) {
+		float m[step / WIDE_THREADS];
+
+#pragma unroll
+		for (int k = 0; k < step / WIDE_THREADS; k++) {
+			int i = first + threadIdx.x + k * WIDE_THREADS, r = by_column ? i % RANKS : i / WIDE_CHANNELS;
+			int c = by_column ? i / RANKS : i % WIDE_CHANNELS;
+
+			m[k] = r0 + r < part.rank && c0 + c < part.channels
+				       ? part.matrix[(size_t)(r0 + r) * part.matrix_r + (size_t)(c0 + c) * part.matrix_c]
+				       : 0.0f;
 		}
-		narrow[i] = x;
+		for (int i = threadIdx.x; first == 0 && i < RANKS * TOKENS; i += WIDE_THREADS) {
+			int r = r0 + i / TOKENS, t = t0 + i % TOKENS;
+			size_t at = (size_t)r * a.n + t;
+			bool there = r < part.rank && t < a.n;
+			float x = there ? add_parts(part.narrow + at, a.total, a.splits) : 0.0f;
+
+			if (there && save)
+				part.save[at] = x;
+			narrow[i] = x;
+		}
+#pragma unroll
+		for (int k = 0; k < step / WIDE_THREADS; k++) {
+			int i = first + threadIdx.x + k * WIDE_THREADS, r = by_column ? i % RANKS : i / WIDE_CHANNELS;
+			int c = by_column ? i / RANKS : i % WIDE_CHANNELS;
+
+			matrix[r * WIDE_STRIDE + c / 8 * 4 + c / 4 % 2 * (WIDE_CHANNELS / 2) + c % 4] = m[k];
+		}
 	}
 }
 
@@ -83,6 +113,11 @@ static __global__ void __launch_bounds__(WIDE_THREADS, 2) widen_kernel(const __g
 	    t = t0 + TOKENS * t_lane;
 	int channels = a.part[p].channels;
 	Y *y = static_cast<Y *>(a.y) + (size_t)t * a.ldy + a.part[p].at + c;
+	eight<Y> before;
+
+	/* Where there is little to do, waiting for y is much of it. */
+	if (TOKENS == 1)
+		load_eight(y, t < a.n ? channels - c : 0, a.vector, &before);
 
 	for (; p < last; p++) {
 		const struct widen_part &part = a.part[p];
@@ -128,7 +163,12 @@ static __global__ void __launch_bounds__(WIDE_THREADS, 2) widen_kernel(const __g
 		if (a.vector && c + 8 <= channels) {
 			float x[8];
 
-			load_floats<8>(y + (size_t)i * a.ldy, x);
+			if (TOKENS == 1)
+#pragma unroll
+				for (int j = 0; j < 8; j++)
+					x[j] = parts_of<Y>::value(before.word, j);
+			else
+				load_floats<8>(y + (size_t)i * a.ldy, x);
 #pragma unroll
 			for (int j = 0; j < 8; j++)
 				x[j] += a.scale * add[j];

@@ -76,7 +76,7 @@ void *kv_cache_rows(const struct kv_cache *k, int layer, int what)
 
 static int count_check(const struct transformer *t, int count, struct error *err)
 {
-	int most = loss_chunk_rows(t);
+	int most = loss_chunk_rows(t, 0);
 
 	return count > most ? error_set(err, ERR_USAGE, "%d sequences at once, the most is %d", count, most) : 0;
 }

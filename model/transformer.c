@@ -323,7 +323,7 @@ int transformer_logits(struct transformer *t, const struct batch *b, float *logi
 	pass_forward(t, &p, NULL);
 	t->ops->rmsnorm(t->device, t->w->x_out, t->model->final_norm, b->tokens, c->hidden_size, c->rms_norm_eps,
 			c->norm_offset, t->w->normed, NULL, NULL);
-	for (int at = 0, chunk = loss_chunk_rows(t); at < b->tokens; at += chunk) {
+	for (int at = 0, chunk = loss_chunk_rows(t, t->w->tokens); at < b->tokens; at += chunk) {
 		int rows = b->tokens - at < chunk ? b->tokens - at : chunk;
 		size_t vocab = (size_t)c->vocab_size;
 

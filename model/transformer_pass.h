@@ -129,8 +129,9 @@ struct kv_cache {
 /* The rows (slots * capacity, width) of layer's keys (what 0) or values (what 1). */
 void *kv_cache_rows(const struct kv_cache *k, int layer, int what);
 
-/* Rows of logits that are made at once. */
-int loss_chunk_rows(const struct transformer *t);
+/* Rows of logits that are made at once in a workspace for so many tokens: few beside small ones, whose memory they would be;
+ * an eighth of the tokens of large ones, for which the vocabulary's matrix is read less often. */
+int loss_chunk_rows(const struct transformer *t, int tokens);
 
 /* Makes t->w a workspace of this kind for at least so many tokens, sequences and positions. ERR_INFRA when the memory is
  * not there. */

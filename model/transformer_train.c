@@ -16,7 +16,7 @@ static void head(struct transformer *t, const struct pass *p, bool grad, struct 
 	const struct matrix *head = &t->model->lm_head;
 	struct device *d = t->device;
 	struct workspace *w = t->w;
-	int chunk = loss_chunk_rows(t);
+	int chunk = loss_chunk_rows(t, w->tokens);
 
 	t->ops->gather(d, w->x_out, w->in.label_at, p->labels, c->hidden_size, w->picked);
 	t->ops->rmsnorm(d, w->picked, t->model->final_norm, p->labels, c->hidden_size, c->rms_norm_eps, c->norm_offset,

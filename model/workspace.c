@@ -36,12 +36,14 @@ static void *take_act(const struct transformer *t, struct layout *l, int rows, i
 	return take(l, (size_t)rows * (size_t)cols, t->act_size);
 }
 
-int loss_chunk_rows(const struct transformer *t)
+int loss_chunk_rows(const struct transformer *t, int tokens)
 {
-	size_t values = t->device->kind == DEVICE_CPU ? LOGITS_CPU : LOGITS_GPU,
-	       rows = values / (size_t)t->model->config.vocab_size;
+	bool cpu = t->device->kind == DEVICE_CPU;
+	size_t rows = (cpu ? LOGITS_CPU : LOGITS_GPU) / (size_t)t->model->config.vocab_size;
+	int least = rows < 64 ? 64 : rows > 4096 ? 4096 : (int)(rows / 32 * 32);
+	int wanted = cpu ? 0 : tokens / 8 > 1024 ? 1024 : tokens / 8;
 
-	return rows < 64 ? 64 : rows > 4096 ? 4096 : (int)(rows / 32 * 32);
+	return wanted > least ? (wanted + 31) / 32 * 32 : least;
 }
 
 /* ---- layouts ---- */
@@ -113,7 +115,7 @@ static void lay_out(const struct transformer *t, enum pass_kind kind, struct lay
 {
 	const struct model_config *c = &t->model->config;
 	int n = w->tokens, rows = kind == PASS_FORWARD ? w->sequences : n;
-	int chunk = loss_chunk_rows(t) < rows ? loss_chunk_rows(t) : rows;
+	int most = loss_chunk_rows(t, n), chunk = most < rows ? most : rows;
 
 	w->block = l->base;
 	take_inputs(l, n, w->sequences, &w->in);
@@ -250,7 +252,7 @@ int transformer_reserve(struct transformer *t, int tokens, int sequences, int po
 {
 	const struct model_config *c = &t->model->config;
 	bool fills = device_records(t->device);
-	int n = fills ? bucket_of(tokens) : tokens, chunk = loss_chunk_rows(t);
+	int n = fills ? bucket_of(tokens) : tokens, chunk = loss_chunk_rows(t, n);
 	const struct pass_shape shape = {
 		.tokens = n,
 		.sequences = sequences + fills,

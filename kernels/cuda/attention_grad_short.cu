@@ -6,7 +6,7 @@
 #include "kernels/cuda/attention_short.cuh"
 
 /* Scratch ends here: parts beyond that would not stay in the L2 cache of any GPU, and two passes over the rows are better. */
-#define PARTS_MOST ((size_t)96 << 20)
+#define PARTS_MOST ((size_t)64 << 20)
 
 /* parts: fp32 (tiles, kv_heads, keys, 2, head_dim), keys being `padded`: first dk, without the scale, then dv. */
 template <typename T, int D, int M>

@@ -172,9 +172,9 @@ size_t nf4_plan_scratch(const struct nf4_plan *p, int n, int width)
 	return p->splits > 1 ? (size_t)p->splits * (size_t)n * (size_t)width * sizeof(float) : 0;
 }
 
-int convert_rows(int rows, int cols, size_t act_size)
+int convert_rows(int n, int rows, int cols, size_t act_size)
 {
-	size_t most = CONVERT_BYTES / ((size_t)cols * act_size + 1) / NF4_BLOCK * NF4_BLOCK;
+	size_t most = (n > CONVERT_FEW ? CONVERT_BYTES : CONVERT_FEW_BYTES) / ((size_t)cols * act_size + 1) / NF4_BLOCK * NF4_BLOCK;
 
 	most = most < NF4_BLOCK ? NF4_BLOCK : most;
 	return (size_t)rows < most ? rows : (int)most;
@@ -190,9 +190,9 @@ size_t nf4_absmax_scratch(int rows, int cols)
 	return padded(((size_t)rows * (size_t)cols + NF4_BLOCK - 1) / NF4_BLOCK * sizeof(float));
 }
 
-size_t convert_scratch(int rows, int cols, size_t act_size)
+size_t convert_scratch(int n, int rows, int cols, size_t act_size)
 {
-	return padded((size_t)convert_rows(rows, cols, act_size) * (size_t)cols * act_size);
+	return padded((size_t)convert_rows(n, rows, cols, act_size) * (size_t)cols * act_size);
 }
 
 size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act, int n, int rows, int cols,
@@ -203,10 +203,16 @@ size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act
 	if (w == act || n <= 0 || rows <= 0 || cols <= 0)
 		return 0;
 	/* What cannot be fused for its alignment is converted, whatever the shape. */
-	size_t most = convert_scratch(rows, cols, act_size);
+	size_t most = 0;
 
-	if (convert_rows(rows, cols, act_size) < rows)
-		most += (size_t)n * (size_t)cols * sizeof(float);
+	for (int t = n > CONVERT_FEW ? CONVERT_FEW : n;; t = n) {
+		bool pieces = convert_rows(t, rows, cols, act_size) < rows;
+
+		most = larger_size(most, convert_scratch(t, rows, cols, act_size) +
+						 (pieces ? (size_t)t * (size_t)cols * sizeof(float) : 0));
+		if (t == n)
+			break;
+	}
 	/* Fewer tokens may be cut into more splits. */
 	for (int t = n < FUSED_MOST ? n : FUSED_MOST; w == DTYPE_NF4 && act != DTYPE_F32 && t > 0; t--) {
 		if (nf4_product_kind(major, t, rows, cols) != NF4_FUSED)

@@ -17,8 +17,11 @@ struct cuda_device;
 /* Up to so many tokens a product reads its matrix once, as it is stored, and is bound by those bytes alone. */
 #define PRODUCT_FEW 8
 
-/* A matrix that is not of the activations' dtype is converted into scratch in pieces of about so many bytes. */
-#define CONVERT_BYTES ((size_t)65 << 20)
+/* A matrix that is not of the activations' dtype is converted into scratch in pieces of about so many bytes; for few tokens, whose
+ * pass takes little memory, in smaller ones. */
+#define CONVERT_BYTES     ((size_t)256 << 20)
+#define CONVERT_FEW       512
+#define CONVERT_FEW_BYTES ((size_t)65 << 20)
 
 /* Threads of a block of the fused NF4 kernels. */
 #define NF4_THREADS 256
@@ -78,10 +81,10 @@ struct nf4_plan nf4_backward_plan(int major, int minor, int multiprocessors, int
 /* Bytes of scratch of a plan for n tokens and a result of that width: 0 without splits. */
 size_t nf4_plan_scratch(const struct nf4_plan *p, int n, int width);
 
-/* Rows that are converted at once: all, or a multiple of 64 (whole NF4 blocks). */
-int convert_rows(int rows, int cols, size_t act_size);
+/* Rows that are converted at once for a product with n tokens: all, or a multiple of 64 (whole NF4 blocks). */
+int convert_rows(int n, int rows, int cols, size_t act_size);
 /* Bytes of that many rows, and of the fp32 absmax of an NF4 matrix, both rounded up to 256. */
-size_t convert_scratch(int rows, int cols, size_t act_size);
+size_t convert_scratch(int n, int rows, int cols, size_t act_size);
 size_t nf4_absmax_scratch(int rows, int cols);
 
 /* The most scratch that matmul, matmul_grad_x and matmul_grad_w take for up to n tokens and a matrix of dtype w. */

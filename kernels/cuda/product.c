@@ -127,8 +127,8 @@ static void matmul(struct device *d, enum dtype act, const void *x, const struct
 		rows_product(d, &out, x, w->data, 0, w->rows, w->cols);
 		return;
 	}
-	int most = convert_rows(w->rows, w->cols, act_size(act));
-	void *values = cuda_scratch(d, convert_scratch(w->rows, w->cols, act_size(act)));
+	int most = convert_rows(n, w->rows, w->cols, act_size(act));
+	void *values = cuda_scratch(d, convert_scratch(n, w->rows, w->cols, act_size(act)));
 
 	if (!values)
 		return;
@@ -153,8 +153,8 @@ static void matmul_grad_x(struct device *d, enum dtype act, const void *dy, int 
 		rows_product_grad(d, &out, dy, lddy, w->data, 0, w->rows);
 		return;
 	}
-	int most = convert_rows(w->rows, w->cols, act_size(act));
-	size_t size = convert_scratch(w->rows, w->cols, act_size(act));
+	int most = convert_rows(n, w->rows, w->cols, act_size(act));
+	size_t size = convert_scratch(n, w->rows, w->cols, act_size(act));
 	bool pieces = most < w->rows;
 	char *values = cuda_scratch(d, size + (pieces ? (size_t)n * (size_t)w->cols * sizeof(float) : 0));
 	/* Pieces are added up in fp32, and rounded once. */

@@ -238,13 +238,14 @@ static void conversions_take_whole_blocks_of_bounded_size(void **state)
 	(void)state;
 	for (int i = 0; i < 2000; i++) {
 		int rows = random_size(300000), cols = random_size(i % 2 ? 200 : 20000);
-		size_t act = i % 3 ? 2 : 4, size = convert_scratch(rows, cols, act);
-		int r = convert_rows(rows, cols, act);
+		int n = random_size(1000);
+		size_t act = i % 3 ? 2 : 4, size = convert_scratch(n, rows, cols, act);
+		int r = convert_rows(n, rows, cols, act);
 
 		assert_true(r >= 1 && r <= rows);
 		assert_true(r == rows || r % NF4_BLOCK == 0);
 		assert_true(size % 256 == 0 && size >= (size_t)r * (size_t)cols * act);
-		assert_true(r <= NF4_BLOCK || size <= CONVERT_BYTES + 256);
+		assert_true(r <= NF4_BLOCK || size <= (n > CONVERT_FEW ? CONVERT_BYTES : CONVERT_FEW_BYTES) + 256);
 		assert_true(nf4_absmax_scratch(rows, cols) * NF4_BLOCK >= 4 * (size_t)rows * (size_t)cols);
 	}
 }
@@ -257,7 +258,7 @@ static void scratch_is_enough_for_fewer_tokens_too(void **state)
 		int n = random_size(700), rows = 8 * random_size(2000), cols = 64 * random_size(100);
 		size_t most = product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, n, rows, cols, DTYPE_NF4);
 
-		assert_true(most >= convert_scratch(rows, cols, 2));
+		assert_true(most >= convert_scratch(n, rows, cols, 2));
 		for (int k = 0; k < 100; k++) {
 			int t = random_size(n);
 
@@ -272,7 +273,7 @@ static void scratch_is_enough_for_fewer_tokens_too(void **state)
 		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, n, rows, cols, DTYPE_BF16), 0);
 		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, 0, rows, cols, DTYPE_NF4), 0);
 		assert_true(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_F16, n, rows, cols, DTYPE_F32) >=
-			    convert_scratch(rows, cols, 2));
+			    convert_scratch(n, rows, cols, 2));
 	}
 }
 

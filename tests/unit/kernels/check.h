@@ -85,7 +85,25 @@ static inline struct device *device_at(size_t i)
 	return i < 4 ? test_devices[i] : NULL;
 }
 
-#define EACH_DEVICE(d) for (size_t each = 0; ((d) = device_at(each)); each++)
+/* For tools that make kernels a hundred times slower: the environment's TEST_DEVICE is the only device then ("cuda-bf16"), and
+ * TEST_EVERY leaves every so-many-th case of a table. */
+static inline bool device_wanted(const struct device *d)
+{
+	const char *only = getenv("TEST_DEVICE");
+
+	return !only || strcmp(only, d->ops->name) == 0;
+}
+
+static inline bool case_wanted(size_t i)
+{
+	const char *every = getenv("TEST_EVERY");
+
+	return !every || atoi(every) < 1 || i % (size_t)atoi(every) == 0;
+}
+
+#define EACH_DEVICE(d)                                                                                                 \
+	for (size_t each = 0; ((d) = device_at(each)); each++)                                                         \
+		if (device_wanted(d))
 
 /* How many random cases: the fake GPU (tests/fakes/cuda) runs kernels thread by thread. */
 static inline int rounds(const struct device *d, int n)

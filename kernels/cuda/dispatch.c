@@ -212,11 +212,14 @@ struct hopper_plan hopper_product_plan(int multiprocessors, int n, int width, in
 
 	for (int rows = 64; rows <= 256; rows *= 2)
 		for (int splits = 1; splits <= SPLITS_MOST && splits <= stages; splits++) {
-			struct hopper_plan p = {rows, tokens, ceil_ratio(width, rows), token_tiles, 0, ceil_ratio(stages, splits)};
+			struct hopper_plan p = {rows, tokens, ceil_ratio(width, rows), token_tiles, 0, ceil_ratio(stages, splits), 1};
 
 			p.splits = ceil_ratio(stages, p.steps);
 			if (p.splits != splits)
 				continue;
+			int blocks = multiprocessors / (p.token_tiles * p.splits);
+
+			p.width_blocks = blocks < 1 ? 1 : blocks < p.width_tiles ? blocks : p.width_tiles;
 			double us = hopper_estimate(&p, multiprocessors, n, width);
 
 			if (best.splits == 0 || us < least) {

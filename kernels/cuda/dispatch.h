@@ -89,6 +89,7 @@ size_t nf4_plan_scratch(const struct nf4_plan *p, int n, int width);
 struct hopper_plan {
 	int rows, tokens; /* of a tile: 64, 128 or 256, and a multiple of 32 */
 	int width_tiles, token_tiles, splits, steps;
+	int width_blocks; /* at least: each goes from tile to tile */
 };
 
 /* Whether there is a plan for y (width: rows, depth: cols) or dx (width: cols, depth: rows). */

@@ -212,9 +212,8 @@ static void tile_launch(struct device *d, const struct hopper_plan *p, const str
 {
 	const int shared = stages_of(ROWS, TOKENS) * stage_bytes(ROWS, TOKENS) + HOPPER_ALIGN;
 	static_assert(stages_of(ROWS, TOKENS) >= 3 && TOKENS * result_ld(ROWS) * 4 <= shared - HOPPER_ALIGN, "a result has room");
-	int each = cuda_device(d)->multiprocessors, most = each / (p->token_tiles * p->splits) > 0 ? each / (p->token_tiles * p->splits) : 1;
-	bool through_memory = a.how == STORE_ACT || a.how == ADD_ACT;
-	dim3 grid(!through_memory && p->width_tiles > most ? most : p->width_tiles, p->token_tiles, p->splits);
+	/* Results of 16 bits take the place of what is loaded. */
+	dim3 grid(a.how == STORE_ACT || a.how == ADD_ACT ? p->width_tiles : p->width_blocks, p->token_tiles, p->splits);
 
 	cuda_launch(d, "product", hopper_product_kernel<T, GRAD, ROWS, TOKENS>, grid, dim3(shape<ROWS>::threads), shared, a);
 }
@@ -244,15 +243,15 @@ static void tokens_launch(struct device *d, const struct hopper_plan *p, const s
 }
 
 template <typename T>
-static bool product_of(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w, bool grad)
+static void product_run(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w, bool grad,
+			const struct hopper_plan *p)
 {
-	struct hopper_plan p = hopper_product_plan(cuda_device(d)->multiprocessors, out->n, out->width, grad ? w->rows : w->cols);
-	size_t size = hopper_plan_scratch(&p, out->n, out->width);
+	size_t size = hopper_plan_scratch(p, out->n, out->width);
 	struct hopper_work<T> a = {};
 	float *parts = NULL;
 
 	if (size && !(parts = static_cast<float *>(cuda_scratch(d, size))))
-		return true;
+		return;
 	a.w = static_cast<const T *>(w->data);
 	a.x = static_cast<const T *>(x);
 	a.ldw = w->cols;
@@ -260,20 +259,32 @@ static bool product_of(struct device *d, const struct product_out *out, const vo
 	a.n = out->n;
 	a.width = out->width;
 	a.depth = grad ? w->rows : w->cols;
-	a.tiles = p.width_tiles;
-	a.steps = p.steps;
+	a.tiles = p->width_tiles;
+	a.steps = p->steps;
 	a.y = parts ? parts : out->y;
 	a.ld = parts ? out->width : out->ld;
 	a.split = parts ? (size_t)out->n * (size_t)out->width : 0;
 	a.how = parts ? STORE_F32 : out->how;
 	a.vector = aligned_to(out->y, 16) && out->ld % CHUNK == 0;
 	if (grad)
-		tokens_launch<T, true>(d, &p, a);
+		tokens_launch<T, true>(d, p, a);
 	else
-		tokens_launch<T, false>(d, &p, a);
+		tokens_launch<T, false>(d, p, a);
 	if (parts)
-		splits_sum(d, out, parts, p.splits);
-	return true;
+		splits_sum(d, out, parts, p->splits);
+}
+
+extern "C" void hopper_product_run(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w,
+				   bool grad, const struct hopper_plan *p)
+{
+#if defined(ANNEAL_SM90A) || !defined(__CUDACC__)
+	if (out->act == DTYPE_BF16)
+		product_run<__nv_bfloat16>(d, out, x, ldx, w, grad, p);
+	else
+		product_run<__half>(d, out, x, ldx, w, grad, p);
+#else
+	(void)d, (void)out, (void)x, (void)ldx, (void)w, (void)grad, (void)p;
+#endif
 }
 
 extern "C" bool hopper_product(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w, bool grad)
@@ -286,7 +297,10 @@ extern "C" bool hopper_product(struct device *d, const struct product_out *out, 
 	if (!hopper_product_takes(c->major, c->minor, out->n, out->width, depth) || w->cols % CHUNK || depth % CHUNK || ldx % CHUNK ||
 	    !aligned_to(x, 16) || !aligned_to(w->data, 16))
 		return false;
-	return out->act == DTYPE_BF16 ? product_of<__nv_bfloat16>(d, out, x, ldx, w, grad) : product_of<__half>(d, out, x, ldx, w, grad);
+	struct hopper_plan p = hopper_product_plan(c->multiprocessors, out->n, out->width, depth);
+
+	hopper_product_run(d, out, x, ldx, w, grad, &p);
+	return true;
 #else
 	(void)d, (void)out, (void)x, (void)ldx, (void)w, (void)grad;
 	return false;

@@ -132,7 +132,8 @@ static void hopper_plans_cover_everything_once(void **state)
 		check_cut(width, p.rows, p.width_tiles);
 		check_cut(n, p.tokens, p.token_tiles);
 		check_cut(depth, HOPPER_DEPTH * p.steps, p.splits);
-		assert_true(p.splits <= 32);
+		assert_true(p.splits <= 32 && p.width_blocks >= 1 && p.width_blocks <= p.width_tiles);
+		assert_true(p.width_blocks == 1 || p.width_blocks * p.token_tiles * p.splits <= many);
 		splits = p.splits > 1 ? p.splits : 0;
 		assert_true(hopper_plan_scratch(&p, n, width) == 4 * (size_t)splits * (size_t)n * (size_t)width);
 	}

@@ -73,12 +73,12 @@ __global__ void __launch_bounds__(shape<ROWS>::threads, 1) hopper_product_kernel
 	T *tiles = tile_begin(memory);
 	int thread = threadIdx.x, lane = thread % 32, row = thread / CHUNKS, chunk = thread % CHUNKS, x_row = thread / 8, x_chunk = thread % 8;
 	int stages = (a.depth + DEPTH - 1) / DEPTH, first = blockIdx.z * a.steps, steps = stages - first < a.steps ? stages - first : a.steps;
-	int token0 = blockIdx.y * TOKENS, tokens = a.n - token0, begin = first * DEPTH;
-	int total = (a.tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x * steps;
+	int token0 = blockIdx.x * TOKENS, tokens = a.n - token0, begin = first * DEPTH;
+	int total = (a.tiles - (int)blockIdx.y + (int)gridDim.y - 1) / (int)gridDim.y * steps;
 	float d[TALL][N][4];
 	/* What is loaded next. Tiles begin their sums at different stages, and go round: so not all blocks ask for the same bytes of x,
 	 * and for rows of W a power of two apart, at once. */
-	int next_tile = blockIdx.x, next_k = begin + next_tile % steps * DEPTH, next_stage = 0, left_steps = steps;
+	int next_tile = blockIdx.y, next_k = begin + next_tile % steps * DEPTH, next_stage = 0, left_steps = steps;
 	T *w_to = panel_at(tiles, GRAD ? DEPTH : ROWS, row, chunk), *x_to = panel_at(tiles + ROWS * DEPTH, TOKENS, x_row, x_chunk);
 	const T *x_from = a.x + (ptrdiff_t)(token0 + x_row) * a.ldx + x_chunk * CHUNK;
 
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(shape<ROWS>::threads, 1) hopper_product_kernel
 			next_k = begin;
 		if (--left_steps == 0) {
 			left_steps = steps;
-			next_tile += gridDim.x;
+			next_tile += gridDim.y;
 			next_k = begin + next_tile % steps * DEPTH;
 		}
 	};
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(shape<ROWS>::threads, 1) hopper_product_kernel
 		cp_async_commit();
 	}
 
-	int group = warpgroup_index(), stage = 0, step = 0, tile = blockIdx.x;
+	int group = warpgroup_index(), stage = 0, step = 0, tile = blockIdx.y;
 
 	for (int i = 0; i < total; i++) {
 		/* Stage i is there, and all are done with the one before, whose place the next load takes while the products run. */
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(shape<ROWS>::threads, 1) hopper_product_kernel
 				write8(to, some, a.vector, v);
 			}
 		}
-		tile += gridDim.x;
+		tile += gridDim.y;
 	}
 #endif
 }
@@ -212,8 +212,9 @@ static void tile_launch(struct device *d, const struct hopper_plan *p, const str
 {
 	const int shared = stages_of(ROWS, TOKENS) * stage_bytes(ROWS, TOKENS) + HOPPER_ALIGN;
 	static_assert(stages_of(ROWS, TOKENS) >= 3 && TOKENS * result_ld(ROWS) * 4 <= shared - HOPPER_ALIGN, "a result has room");
-	/* Results of 16 bits take the place of what is loaded. */
-	dim3 grid(a.how == STORE_ACT || a.how == ADD_ACT ? p->width_tiles : p->width_blocks, p->token_tiles, p->splits);
+	/* Results of 16 bits take the place of what is loaded. Tiles of tokens with the same W are beside each other: it is in the L2
+	 * cache then. */
+	dim3 grid(p->token_tiles, a.how == STORE_ACT || a.how == ADD_ACT ? p->width_tiles : p->width_blocks, p->splits);
 
 	cuda_launch(d, "product", hopper_product_kernel<T, GRAD, ROWS, TOKENS>, grid, dim3(shape<ROWS>::threads), shared, a);
 }
@@ -274,7 +275,7 @@ static void product_run(struct device *d, const struct product_out *out, const v
 		splits_sum(d, out, parts, p->splits);
 }
 
-extern "C" void hopper_product_run(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w,
+extern "C" bool hopper_product_run(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w,
 				   bool grad, const struct hopper_plan *p)
 {
 #if defined(ANNEAL_SM90A) || !defined(__CUDACC__)
@@ -282,14 +283,15 @@ extern "C" void hopper_product_run(struct device *d, const struct product_out *o
 		product_run<__nv_bfloat16>(d, out, x, ldx, w, grad, p);
 	else
 		product_run<__half>(d, out, x, ldx, w, grad, p);
+	return true;
 #else
 	(void)d, (void)out, (void)x, (void)ldx, (void)w, (void)grad, (void)p;
+	return false;
 #endif
 }
 
 extern "C" bool hopper_product(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w, bool grad)
 {
-#if defined(ANNEAL_SM90A) || !defined(__CUDACC__)
 	const struct cuda_device *c = cuda_device(d);
 	int depth = grad ? w->rows : w->cols;
 
@@ -299,10 +301,5 @@ extern "C" bool hopper_product(struct device *d, const struct product_out *out, 
 		return false;
 	struct hopper_plan p = hopper_product_plan(c->multiprocessors, out->n, out->width, depth);
 
-	hopper_product_run(d, out, x, ldx, w, grad, &p);
-	return true;
-#else
-	(void)d, (void)out, (void)x, (void)ldx, (void)w, (void)grad;
-	return false;
-#endif
+	return hopper_product_run(d, out, x, ldx, w, grad, &p);
 }

@@ -32,6 +32,7 @@ static __global__ void rmsnorm_held(const float *x, const float *weight, int dim
 				    T *out, float *rstd, float *copy)
 {
 	grid_wait();
+	grid_next_small();
 	__shared__ float shared[32];
 	float row[HELD][4], sum = 0;
 
@@ -77,6 +78,7 @@ static __global__ void rmsnorm_any(const float *x, const float *weight, int dim,
 				   T *out, float *rstd, float *copy)
 {
 	grid_wait();
+	grid_next_small();
 	__shared__ float shared[32];
 	float sum = 0;
 
@@ -100,10 +102,10 @@ static void op_rmsnorm(struct device *d, const float *x, const float *weight, in
 		       float offset, void *out, float *rstd, float *copy)
 {
 	if (held(dim) && aligned16(x) && aligned16(weight) && aligned16(out) && aligned16(copy))
-		cuda_launch(d, "rmsnorm", rmsnorm_held<T>, n, held_threads(dim), 0, x, weight, dim, eps,
+		cuda_launch_next(d, "rmsnorm", rmsnorm_held<T>, n, held_threads(dim), 0, x, weight, dim, eps,
 			    offset, (T *)out, rstd, copy);
 	else
-		cuda_launch(d, "rmsnorm", rmsnorm_any<T>, n, row_threads(dim, 256), 0, x, weight, dim, eps,
+		cuda_launch_next(d, "rmsnorm", rmsnorm_any<T>, n, row_threads(dim, 256), 0, x, weight, dim, eps,
 			    offset, (T *)out, rstd, copy);
 }
 

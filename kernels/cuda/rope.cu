@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const f
 							int half, int stride, float sign, T *x)
 {
 	grid_wait();
+	grid_next_small();
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_head = half / N, per_token = heads * per_head;
 
@@ -92,7 +93,7 @@ static void rope_launch(struct device *d, const float *cos, const float *sin, co
 {
 	size_t threads = (size_t)n * heads * (half / N);
 
-	cuda_launch(d, "rope", rope_kernel<T, N>, dim3((unsigned)((threads + THREADS - 1) / THREADS)), dim3(THREADS), 0, cos, sin,
+	cuda_launch_next(d, "rope", rope_kernel<T, N>, dim3((unsigned)((threads + THREADS - 1) / THREADS)), dim3(THREADS), 0, cos, sin,
 		    position, n, heads, half, stride, sign, x);
 }
 
@@ -122,6 +123,7 @@ __global__ void __launch_bounds__(THREADS) kv_append_kernel(const T *k, const T 
 							     T *keys, T *values)
 {
 	grid_wait();
+	grid_next_small();
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_row = width / N;
 
@@ -145,7 +147,7 @@ static void kv_append_launch(struct device *d, const T *k, const T *v, int strid
 {
 	size_t threads = (size_t)n * (width / N);
 
-	cuda_launch(d, "kv_append", kv_append_kernel<T, N>, dim3((unsigned)((threads + THREADS - 1) / THREADS), 2), dim3(THREADS), 0, k,
+	cuda_launch_next(d, "kv_append", kv_append_kernel<T, N>, dim3((unsigned)((threads + THREADS - 1) / THREADS), 2), dim3(THREADS), 0, k,
 		    v, stride, row, n, width, keys, values);
 }
 

@@ -10,9 +10,10 @@
  * kernel before it wrote can be read. In passes of few tokens two things hide the time between kernels, which matters there:
  *   - small kernels call grid_next_small() then, and products of few tokens grid_next() before they store: the next kernel comes onto
  *     the GPU meanwhile. They are launched by cuda_launch_next, and write activations only.
- *   - products of few tokens ask for their first weights before grid_wait(). They are launched by cuda_launch_ahead, which lets
- *     them overlap only when the work directly before was launched by one of these two. That kernel does not write weights, and it
- *     has waited for all kernels before it; so whatever wrote weights has ended.
+ *   - products of few tokens ask for their first weights before grid_wait(), others for tables or inputs of the pass, all of them after
+ *     grid_ahead(). They are launched by cuda_launch_ahead, which lets them overlap only when the work directly before was
+ *     launched by one of these two. That kernel writes nothing of the kind, and it has waited for all kernels before it; so whatever
+ *     wrote weights has ended.
  *
  * The subset that the fake understands: launches by cuda_launch alone; dynamic shared memory by DYNAMIC_SHARED alone;
  * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,

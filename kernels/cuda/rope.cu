@@ -52,6 +52,7 @@ template <typename T> struct append {
 	int heads, kv_heads; /* of q, and of each of k and v */
 	const int32_t *row;
 	T *keys, *values;
+	bool ahead; /* of the kernel that makes x, tables and positions may be read */
 };
 
 template <int N, typename T> __device__ __forceinline__ void store_n(T *to, const pack<T> &x)
@@ -62,18 +63,15 @@ template <int N, typename T> __device__ __forceinline__ void store_n(T *to, cons
 		store_pack(to, x);
 }
 
-/* N values from each half of a head to a thread. APPEND: heads are those of q, k and v, and the tables and positions are read ahead
- * of the kernel that makes x. */
+/* N values from each half of a head to a thread. APPEND: heads are those of q, k and v. */
 template <typename T, int N, bool APPEND>
 __global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const float *sin, const int32_t *position, int n, int heads,
 							int half, int stride, float sign, T *x, struct append<T> append)
 {
-	if (APPEND) {
+	if (APPEND && append.ahead)
 		grid_ahead();
-	} else {
+	else
 		grid_wait();
-		grid_next_small();
-	}
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_head = half / N, per_token = heads * per_head;
 	bool inside = index < (ptrdiff_t)n * per_token;
@@ -107,8 +105,8 @@ __global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const f
 		kv_head -= is_value ? append.kv_heads : 0;
 		to = (is_value ? append.values : append.keys) + ((ptrdiff_t)row * append.kv_heads + kv_head) * 2 * half + i;
 		grid_wait();
-		grid_next_small();
 	}
+	grid_next_small();
 	if (!inside)
 		return;
 	if constexpr (N == 1) {
@@ -180,7 +178,7 @@ static void append_launch(struct device *d, const float *cos, const float *sin, 
 {
 	int heads = append.heads + 2 * append.kv_heads;
 
-	cuda_launch_ahead(d, "rope_append", rope_kernel<T, N, true>, rope_grid(n, heads, half / N), dim3(THREADS), 0, cos, sin, position, n,
+	cuda_launch_next(d, "rope_append", rope_kernel<T, N, true>, rope_grid(n, heads, half / N), dim3(THREADS), 0, cos, sin, position, n,
 			  heads, half, stride, 1.0f, x, append);
 }
 
@@ -188,7 +186,7 @@ template <typename T>
 static void op_rope_append(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int kv_heads,
 			   int head_dim, int stride, void *x, const int32_t *row, void *keys, void *values)
 {
-	struct append<T> append = {heads, kv_heads, row, (T *)keys, (T *)values};
+	struct append<T> append = {heads, kv_heads, row, (T *)keys, (T *)values, cuda_device(d)->behind_next};
 	int half = head_dim / 2;
 
 	if (half % pack<T>::size == 0 && stride % pack<T>::size == 0 && aligned(x) && aligned(cos) && aligned(sin) && aligned(keys) &&

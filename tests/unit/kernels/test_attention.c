@@ -251,16 +251,18 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 	/* Three slots of 160 rows, filled to 71, 75 and 130; then single tokens of four slots. */
 	static const int32_t cu_some[] = {0, 1, 6, 46}, begin_some[] = {320, 0, 160}, end_some[] = {391, 75, 290};
 	static const int32_t cu_one[] = {0, 1, 2, 3, 4}, begin_one[] = {160, 480, 0, 320}, end_one[] = {161, 640, 33, 387};
+	/* More than are brought together at once; the first of these the queries do not all see. */
+	static const int32_t cu_long[] = {0, 3}, begin_long[] = {0}, end_long[] = {640};
 	static const int dims[] = {16, 64, 80, 256, 10};
 	struct device *d;
 
 	(void)state;
 	EACH_DEVICE(d)
 	for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
-		for (int k = 0; k < 4; k++) {
+		for (int k = 0; k < 5; k++) {
 			int kv_heads = k % 2 + 1, heads = 4, dim = dims[i];
 			struct batch b = {
-				.a = {.sequences = k < 2 ? 3 : 4,
+				.a = {.sequences = k < 2 ? 3 : k < 4 ? 4 : 1,
 				      .heads = heads,
 				      .kv_heads = kv_heads,
 				      .head_dim = dim,
@@ -269,9 +271,9 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 				      .scale = 1 / sqrtf((float)dim),
 				      .softcap = i == 1 ? 2.0f : 0,
 				      .window = i == 2 ? 40 : 0},
-				.cu_q = k < 2 ? cu_some : cu_one,
-				.k_begin = k < 2 ? begin_some : begin_one,
-				.k_end = k < 2 ? end_some : end_one,
+				.cu_q = k < 2 ? cu_some : k < 4 ? cu_one : cu_long,
+				.k_begin = k < 2 ? begin_some : k < 4 ? begin_one : begin_long,
+				.k_end = k < 2 ? end_some : k < 4 ? end_one : end_long,
 				.key_rows = 640,
 			};
 

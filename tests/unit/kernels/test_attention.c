@@ -251,7 +251,7 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 	/* Three slots of 160 rows, filled to 71, 75 and 130; then single tokens of four slots. */
 	static const int32_t cu_some[] = {0, 1, 6, 46}, begin_some[] = {320, 0, 160}, end_some[] = {391, 75, 290};
 	static const int32_t cu_one[] = {0, 1, 2, 3, 4}, begin_one[] = {160, 480, 0, 320}, end_one[] = {161, 640, 33, 387};
-	/* More than are brought together at once; the first of these the queries do not all see. */
+	/* More parts than are brought together at once. */
 	static const int32_t cu_long[] = {0, 3}, begin_long[] = {0}, end_long[] = {640};
 	static const int dims[] = {16, 64, 80, 256, 10};
 	struct device *d;

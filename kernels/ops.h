@@ -82,10 +82,10 @@ OP(attention)(struct device *d, const struct attention *s, const void *q, const 
  * arXiv:2205.14135, B.2: probabilities come back from lse. */
 OP(attention_grad)(struct device *d, const struct attention *s, const void *q, const void *k, const void *v, const void *out,
 	const float *lse, const void *dout, void *dq, void *dk, void *dv);
-/* keys[row[t], :] = k[t, :], values[row[t], :] = v[t, :]; nothing where row[t] is -1
- *   k, v (n, width), rows stride apart; keys, values (…, width) */
-OP(kv_append)(struct device *d, const void *k, const void *v, int stride, const int32_t *row, int n, int width, void *keys,
-	void *values);
+/* rope of q and k, in place, and what a cache gets: keys[row[t]] = k[t], values[row[t]] = v[t]; nothing where row[t] is -1
+ *   x (n, heads + 2 kv_heads, head_dim): q, k and v, rows stride apart; keys, values (…, kv_heads, head_dim) */
+OP(rope_append)(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int kv_heads,
+	int head_dim, int stride, void *x, const int32_t *row, void *keys, void *values);
 
 /* ---- gated MLP ---- */
 

@@ -277,17 +277,19 @@ static void layer_forward(struct transformer *t, const struct pass *p, int layer
 	struct device *d = t->device;
 	struct acts *a = &t->w->acts[layer];
 	int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, f = c->intermediate_size;
-	void *k = act_at(t, a->qkv, (size_t)q), *v = act_at(t, a->qkv, (size_t)(q + kv)), *keys = k, *values = v;
+	void *keys = act_at(t, a->qkv, (size_t)q), *values = act_at(t, a->qkv, (size_t)(q + kv));
 
 	ops->rmsnorm(d, a->x_in, w->input_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_in,
 		     a->rstd_in, a->x_mid == a->x_in ? NULL : a->x_mid);
 	project(t, p, layer, PROJ_Q, 3, a->h_in, STORE_ACT, a->qkv, q + 2 * kv);
-	ops->rope(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads + c->kv_heads, c->head_dim, q + 2 * kv,
-		  false, a->qkv);
 	if (p->cache) {
 		keys = kv_cache_rows(p->cache, layer, 0);
 		values = kv_cache_rows(p->cache, layer, 1);
-		ops->kv_append(d, k, v, q + 2 * kv, t->w->in.kv_row, p->n, kv, keys, values);
+		ops->rope_append(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads, c->kv_heads, c->head_dim,
+				 q + 2 * kv, a->qkv, t->w->in.kv_row, keys, values);
+	} else {
+		ops->rope(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads + c->kv_heads, c->head_dim, q + 2 * kv,
+			  false, a->qkv);
 	}
 	ops->attention(d, &p->attention, a->qkv, keys, values, a->attn, a->lse);
 	project(t, p, layer, PROJ_O, 1, a->attn, ADD_F32, a->x_mid, c->hidden_size);

@@ -61,20 +61,3 @@ void cpu_scatter(struct device *d, const float *x, const int32_t *index, int n, 
 		if (index[i] >= 0)
 			memcpy(out + (ptrdiff_t)index[i] * dim, x + (ptrdiff_t)i * dim, sizeof *x * (size_t)dim);
 }
-
-void cpu_kv_append(struct device *d, const void *k, const void *v, int stride, const int32_t *row, int n, int width,
-		   void *keys, void *values)
-{
-	const float *from_k = k, *from_v = v;
-	float *to_k = keys, *to_v = values;
-	size_t size = sizeof(float) * (size_t)width;
-
-	for (int t = 0; t < n; t++) {
-		ptrdiff_t from = (ptrdiff_t)t * stride, to = (ptrdiff_t)row[t] * width;
-
-		if (row[t] < 0)
-			continue;
-		memcpy(to_k + to, from_k + from, size);
-		memcpy(to_v + to, from_v + from, size);
-	}
-}

@@ -1,5 +1,6 @@
 /* Rotary positions. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
@@ -42,4 +43,22 @@ void cpu_rope(struct device *d, const float *c, const float *s, const int32_t *p
 	for (int t = 0; t < n; t++)
 		rotate(c + (ptrdiff_t)position[t] * half, s + (ptrdiff_t)position[t] * half, heads, half,
 		       inverse ? -1.0f : 1.0f, rows + (ptrdiff_t)t * stride);
+}
+
+void cpu_rope_append(struct device *d, const float *c, const float *s, const int32_t *position, int n, int heads, int kv_heads,
+		     int head_dim, int stride, void *x, const int32_t *row, void *keys, void *values)
+{
+	const float *k = (const float *)x + (ptrdiff_t)heads * head_dim, *v = k + (ptrdiff_t)kv_heads * head_dim;
+	float *to_k = keys, *to_v = values;
+	size_t width = (size_t)kv_heads * (size_t)head_dim;
+
+	cpu_rope(d, c, s, position, n, heads + kv_heads, head_dim, stride, false, x);
+	for (int t = 0; t < n; t++) {
+		ptrdiff_t from = (ptrdiff_t)t * stride, to = (ptrdiff_t)row[t] * (ptrdiff_t)width;
+
+		if (row[t] < 0)
+			continue;
+		memcpy(to_k + to, k + from, sizeof(float) * width);
+		memcpy(to_v + to, v + from, sizeof(float) * width);
+	}
 }

@@ -3,8 +3,8 @@
  * A block takes up to 16 rows (queries and heads of one kv head, attention.cuh), all of one tensor core tile, and one of several
  * parts of the keys (Dao et al. 2023, "Flash-Decoding"), so that one sequence also keeps the device busy. Each warp goes over
  * its own 16 keys at a time, with its own ring of copies under way and no barrier, and has a softmax of its own; at
- * the end these are brought together in the order of warps, and a second kernel does the same with the parts, whose number
- * depends on bounds and the device only. */
+ * the end these are brought together in the order of warps, and a second kernel does the same with the parts. There are blocks for as
+ * many parts as the bounds and the device allow; how many are used depends on the keys that there are. */
 #include <stddef.h>
 
 #include "kernels/cuda/attention.cuh"
@@ -13,6 +13,7 @@
 #define STAGES     2
 #define MIN_KEYS   64  /* of a part: below, parts cost more than they give */
 #define MAX_SPLITS 128
+#define JOIN       8 /* parts that a thread of the second kernel has on their way */
 
 template <int D> static constexpr int decode_warps()
 {
@@ -25,12 +26,20 @@ struct part {
 	float *o;       /* (queries, heads, splits, head_dim) */
 };
 
+/* Parts of the keys [begin, end) that are used. One of them is the result. */
+__device__ __forceinline__ int parts_used(const struct view &all, int splits)
+{
+	int most = ceil_div(all.end - all.begin, MIN_KEYS);
+
+	return most < 1 ? 1 : most < splits ? most : splits;
+}
+
 template <typename T, int D, int WARPS>
 __global__ void __launch_bounds__(32 * WARPS)
 attention_decode_part(struct attention s, int splits, int row_tiles, const T *q, const T *k, const T *v, T *out, float *lse,
 		      struct part part)
 {
-	grid_wait();
+	grid_ahead();
 	const int N = KEYS / 8, RING = 2 * STAGES * tile_size<D>(KEYS);
 	DYNAMIC_SHARED(T, q_tile);
 	T *ring = q_tile + tile_size<D>(16);
@@ -38,12 +47,15 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 	int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, split = blockIdx.x % splits;
 	struct sequence sequence = sequence_at(s, blockIdx.x / splits);
 	int rows = sequence.queries * group;
+	struct view all = view_of(s, sequence, group, first, 16);
+	int used = parts_used(all, splits), share = ceil_div(ceil_div(all.end - all.begin, KEYS), used) * KEYS;
 
-	if (first >= rows)
+	/* What says where the sequences are is no other kernel's work. */
+	grid_wait();
+	grid_next_small();
+	if (first >= rows || split >= used)
 		return;
 
-	struct view all = view_of(s, sequence, group, first, 16);
-	int share = ceil_div(ceil_div(all.end - all.begin, KEYS), splits) * KEYS;
 	int from = all.begin + split * share, to = from + share < all.end ? from + share : all.end;
 	const T *keys = k + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
 	const T *values = v + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
@@ -132,12 +144,12 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 			UNROLL
 			for (int w = 0; w < WARPS; w++)
 				x += weight[w] * sums[(w * 16 + r) * (D + 8) + c];
-			if (splits == 1)
+			if (used == 1)
 				out[at * s.head_dim + c] = from_float<T>(x / sum);
 			else
 				part.o[(at * splits + split) * s.head_dim + c] = x;
 		}
-		if (thread == 0 && splits > 1) {
+		if (thread == 0 && used > 1) {
 			part.max[at * splits + split] = top;
 			part.l[at * splits + split] = sum;
 		} else if (thread == 0 && lse) {
@@ -146,32 +158,51 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 	}
 }
 
-/* A block to a query and head, a thread to a column of its output. */
+/* Block (query of a sequence, and head; sequence), a thread to a column of its output. A batch of parts is read at once, with
+ * nothing to wait for in between. */
 template <typename T>
 __global__ void __launch_bounds__(256) attention_decode_join(struct attention s, int splits, struct part part, T *out, float *lse)
 {
-	grid_wait();
-	__shared__ float weight[MAX_SPLITS];
-	ptrdiff_t at = blockIdx.x;
-	const float *o = part.o + at * splits * s.head_dim;
+	grid_ahead();
+	struct sequence sequence = sequence_at(s, blockIdx.y);
+	int query = blockIdx.x / s.heads, head = blockIdx.x % s.heads, group = s.heads / s.kv_heads, c = threadIdx.x;
+	int first = (query * group + head % group) / 16 * 16, used = parts_used(view_of(s, sequence, group, first, 16), splits);
+	ptrdiff_t at = (ptrdiff_t)(sequence.token + query) * s.heads + head;
 	float top = -INFINITY, sum = 0.0f, x = 0.0f;
-	int c = threadIdx.x;
 
-	if (at >= (ptrdiff_t)s.cu_q[s.sequences] * s.heads)
+	grid_wait();
+	grid_next_small();
+	if (query >= sequence.queries || used == 1 || c >= s.head_dim)
 		return;
-	for (int i = 0; i < splits; i++)
-		top = fmaxf(top, part.max[at * splits + i]);
-	for (int i = c; i < splits; i += blockDim.x)
-		weight[i] = exp2_fast(part.max[at * splits + i] - top);
-	__syncthreads();
-	for (int i = 0; i < splits; i++)
-		sum += weight[i] * part.l[at * splits + i];
-	if (c < s.head_dim) {
-		UNROLL_8
-		for (int i = 0; i < splits; i++)
-			x += weight[i] * o[i * s.head_dim + c];
-		out[at * s.head_dim + c] = from_float<T>(x / sum);
+	for (int from = 0; from < used; from += JOIN) {
+		float max[JOIN], l[JOIN], o[JOIN], before = top;
+
+		UNROLL
+		for (int i = 0; i < JOIN; i++) {
+			ptrdiff_t p = at * splits + from + i;
+			bool inside = from + i < used;
+
+			max[i] = inside ? part.max[p] : -INFINITY;
+			l[i] = inside ? part.l[p] : 0.0f;
+			o[i] = inside ? part.o[p * s.head_dim + c] : 0.0f;
+		}
+		UNROLL
+		for (int i = 0; i < JOIN; i++)
+			top = fmaxf(top, max[i]);
+		/* A part may have no key that the row sees, the first ones too. */
+		float again = before == -INFINITY ? 0.0f : exp2_fast(before - top);
+
+		sum *= again;
+		x *= again;
+		UNROLL
+		for (int i = 0; i < JOIN; i++) {
+			float weight = max[i] == -INFINITY ? 0.0f : exp2_fast(max[i] - top);
+
+			sum += weight * l[i];
+			x += weight * o[i];
+		}
 	}
+	out[at * s.head_dim + c] = from_float<T>(x / sum);
 	if (c == 0 && lse)
 		lse[at] = top * LN2 + logf(sum);
 }
@@ -223,12 +254,13 @@ static void decode_launch(struct device *d, const struct attention *s, const T *
 		part.l = part.max + rows;
 		part.o = part.l + rows;
 	}
-	cuda_launch(d, "attention", attention_decode_part<T, D, WARPS>,
+	cuda_launch_ahead(d, "attention", attention_decode_part<T, D, WARPS>,
 		    dim3((unsigned)s->sequences * splits, (unsigned)s->kv_heads * row_tiles), dim3(32 * WARPS), shared, *s, splits,
 		    row_tiles, q, k, v, out, lse, part);
 	if (splits > 1)
-		cuda_launch(d, "attention", attention_decode_join<T>, dim3((unsigned)s->queries * s->heads),
-			    dim3(32 * ceil_div(s->head_dim, 32)), 0, *s, splits, part, out, lse);
+		cuda_launch_ahead(d, "attention", attention_decode_join<T>,
+				  dim3((unsigned)s->max_q * s->heads, (unsigned)s->sequences),
+				  dim3(32 * ceil_div(s->head_dim, 32)), 0, *s, splits, part, out, lse);
 }
 
 template <typename T>

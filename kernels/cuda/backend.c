@@ -22,7 +22,7 @@
 		.rope = cuda_##dtype##_rope,                                                                 \
 		.attention = cuda_##dtype##_attention,                                                       \
 		.attention_grad = cuda_##dtype##_attention_grad,                                             \
-		.kv_append = cuda_##dtype##_kv_append,                                                       \
+		.rope_append = cuda_##dtype##_rope_append,                                                   \
 		.gated = cuda_##dtype##_gated,                                                               \
 		.gated_grad = cuda_##dtype##_gated_grad,                                                     \
 		.cross_entropy = cuda_##dtype##_cross_entropy,                                               \

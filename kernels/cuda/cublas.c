@@ -336,6 +336,7 @@ bool cublas_product(struct device *d, const struct product *p)
 		return false;
 	LT(d, cublasLtMatmul, c->handle, a->product, &one, p->a, a->a, p->b, a->b, &beta, p->c, a->c, p->c, a->c, &a->algo,
 	   c->workspace, c->workspace_size, cuda->stream);
+	cuda->behind_next = false;
 	return true;
 }
 

@@ -26,6 +26,7 @@ struct cuda_device {
 	int l2_bytes;
 	uint64_t memory;        /* bytes in all */
 	cudaStream_t stream;    /* everything runs here, in order */
+	bool behind_next;       /* the last work there is a kernel that calls grid_next (kernel.cuh) */
 	struct cublas *cublas;  /* handle, workspace and chosen algorithms */
 
 	/* Scratch of operations: one block, used from its beginning by one operation at a time. A block that became too

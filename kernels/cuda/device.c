@@ -244,6 +244,7 @@ static void cuda_upload(struct device *base, void *to, const void *from, size_t 
 		cuda_note(base,
 			  cudaMemcpyAsync(to, d->ring + d->ring_at, m, cudaMemcpyHostToDevice, d->stream),
 			  "upload");
+		d->behind_next = false;
 		d->ring_at += round_up(m, RING_ALIGN);
 		if (d->ring_at % RING_SLOT == 0)
 			cuda_note(base, cudaEventRecord(d->ring_events[slot], d->stream), "upload");
@@ -262,6 +263,7 @@ static void cuda_copy(struct device *base, void *to, const void *from, size_t si
 		return;
 	cuda_use(base);
 	cuda_note(base, cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, d->stream), "copy");
+	d->behind_next = false;
 }
 
 static void cuda_zero(struct device *base, void *p, size_t size)
@@ -272,6 +274,7 @@ static void cuda_zero(struct device *base, void *p, size_t size)
 		return;
 	cuda_use(base);
 	cuda_note(base, cudaMemsetAsync(p, 0, size, d->stream), "zeroing memory");
+	d->behind_next = false;
 }
 
 static int cuda_wait(struct device *base, struct error *err)
@@ -301,6 +304,7 @@ static int cuda_download(struct device *base, void *to, const void *from, size_t
 				  cudaMemcpyAsync(d->ring + asked % d->ring_size, (const char *)from + asked,
 						  m, cudaMemcpyDeviceToHost, d->stream),
 				  "download");
+			d->behind_next = false;
 			cuda_note(base,
 				  cudaEventRecord(d->ring_events[asked / RING_SLOT % RING_SLOTS], d->stream),
 				  "download");
@@ -324,6 +328,7 @@ static int cuda_record_begin(struct device *base, struct error *err)
 	struct cuda_device *d = cuda_device(base);
 
 	cuda_use(base);
+	d->behind_next = false;
 	if (d->failure == cudaSuccess)
 		cuda_note(base, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal),
 			  "recording");
@@ -338,6 +343,7 @@ static int cuda_record_end(struct device *base, struct recording **out, struct e
 
 	cuda_use(base);
 	cuda_note(base, cudaStreamEndCapture(d->stream, &graph), "recording");
+	d->behind_next = false;
 	if (d->failure == cudaSuccess)
 		cuda_note(base, cudaGraphInstantiate(&exec, graph, 0), "making a recording");
 	if (graph)
@@ -358,6 +364,7 @@ static void cuda_replay(struct device *base, struct recording *r)
 
 	cuda_use(base);
 	cuda_note(base, cudaGraphLaunch(r->exec, d->stream), "replay");
+	d->behind_next = false;
 }
 
 static void cuda_recording_free(struct device *base, struct recording *r)

@@ -14,6 +14,7 @@ template <typename U, int V>
 static __global__ void embed_kernel(const U *table, const int32_t *ids, int dim, float scale, float *out)
 {
 	grid_wait();
+	grid_next_small();
 	const U *row = table + (size_t)ids[blockIdx.x] * dim;
 
 	out += (size_t)blockIdx.x * dim;
@@ -36,10 +37,10 @@ static void embed_rows(struct device *d, const struct matrix *table, const int32
 	constexpr int v = pack<U>::size;
 
 	if (dim % v == 0 && aligned16(data) && aligned16(out))
-		cuda_launch(d, "embed", embed_kernel<U, v>, n, row_threads(dim / v, THREADS), 0, data, ids,
+		cuda_launch_next(d, "embed", embed_kernel<U, v>, n, row_threads(dim / v, THREADS), 0, data, ids,
 			    dim, scale, out);
 	else
-		cuda_launch(d, "embed", embed_kernel<U, 1>, n, row_threads(dim, THREADS), 0, data, ids, dim,
+		cuda_launch_next(d, "embed", embed_kernel<U, 1>, n, row_threads(dim, THREADS), 0, data, ids, dim,
 			    scale, out);
 }
 
@@ -118,6 +119,7 @@ template <int V, bool TO>
 static __global__ void move_rows(const float *x, const int32_t *index, int dim, float *out)
 {
 	grid_wait();
+	grid_next_small();
 	int32_t there = index[blockIdx.x];
 
 	if (TO && there < 0)
@@ -138,10 +140,10 @@ static void launch_move(struct device *d, const char *what, const float *x, cons
 			int dim, float *out)
 {
 	if (dim % 4 == 0 && aligned16(x) && aligned16(out))
-		cuda_launch(d, what, move_rows<4, TO>, n, row_threads(dim / 4, THREADS), 0, x, index, dim,
+		cuda_launch_next(d, what, move_rows<4, TO>, n, row_threads(dim / 4, THREADS), 0, x, index, dim,
 			    out);
 	else
-		cuda_launch(d, what, move_rows<1, TO>, n, row_threads(dim, THREADS), 0, x, index, dim, out);
+		cuda_launch_next(d, what, move_rows<1, TO>, n, row_threads(dim, THREADS), 0, x, index, dim, out);
 }
 
 template <typename T>

@@ -21,20 +21,21 @@ template <int ROW_TILES> struct few_slot {
 	uint4 w[2 * ROW_TILES], x;
 };
 
-template <typename T, int ROW_TILES>
-__device__ __forceinline__ void few_load(struct few_slot<ROW_TILES> &slot, const T *x, const T *const w[2 * ROW_TILES], int k,
-					 bool inside)
+template <typename T> __device__ __forceinline__ uint4 few_load(const T *p, int k, bool inside)
 {
-	const uint4 none = make_uint4(0, 0, 0, 0);
-
-#pragma unroll
-	for (int i = 0; i < 2 * ROW_TILES; i++)
-		slot.w[i] = inside ? *reinterpret_cast<const uint4 *>(w[i] + k) : none;
-	slot.x = inside ? *reinterpret_cast<const uint4 *>(x + k) : none;
+	return inside ? *reinterpret_cast<const uint4 *>(p + k) : make_uint4(0, 0, 0, 0);
 }
 
 template <typename T, int ROW_TILES>
-__device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &slot, float acc[ROW_TILES][4])
+__device__ __forceinline__ void few_load_w(struct few_slot<ROW_TILES> &slot, const T *const w[2 * ROW_TILES], int k, bool inside)
+{
+#pragma unroll
+	for (int i = 0; i < 2 * ROW_TILES; i++)
+		slot.w[i] = few_load(w[i], k, inside);
+}
+
+template <typename T, int ROW_TILES>
+__device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &slot, float acc[ROW_TILES][2][4])
 {
 #pragma unroll
 	for (int i = 0; i < ROW_TILES; i++) {
@@ -42,8 +43,8 @@ __device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &s
 		const uint32_t a0[4] = {r.x, s.x, r.y, s.y}, a1[4] = {r.z, s.z, r.w, s.w};
 		const uint32_t b0[2] = {slot.x.x, slot.x.y}, b1[2] = {slot.x.z, slot.x.w};
 
-		mma_16816<T>(acc[i], a0, b0);
-		mma_16816<T>(acc[i], a1, b1);
+		mma_16816<T>(acc[i][0], a0, b0);
+		mma_16816<T>(acc[i][1], a1, b1);
 	}
 }
 
@@ -61,12 +62,13 @@ __device__ __forceinline__ void few_rows(const T *w, int rows, int cols, int til
 
 /* A block computes tiles of ROW_TILES times 16 rows, one after the other. A warp has SLOTS loads of W on their way all the
  * time: as soon as a slot is multiplied it is filled again, at the end of a tile with the next one's first columns, so that
- * memory does not wait for the sums to be stored. */
+ * memory does not wait for the sums to be stored. The first ones do not wait for the kernel that makes x either: two blocks on
+ * each multiprocessor hold up to 17 MB of W by the time that it is done. */
 template <typename T, int ROW_TILES, int SLOTS>
 __global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T *w, int rows, int cols,
 							     struct product_out out, bool vector)
 {
-	grid_wait();
+	grid_ahead();
 	const int row_count = 16 * ROW_TILES;
 	__shared__ __align__(16) float sums[WARPS][PRODUCT_FEW][row_count + 4];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
@@ -82,11 +84,18 @@ __global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T
 	for (int u = 0; u < SLOTS; u++) {
 		int k = k0 + u * FEW_COLUMNS;
 
-		few_load<T, ROW_TILES>(slots[u], x, own, k, k + 8 * c < cols);
+		few_load_w<T, ROW_TILES>(slots[u], own, k, k + 8 * c < cols);
+	}
+	grid_wait();
+#pragma unroll
+	for (int u = 0; u < SLOTS; u++) {
+		int k = k0 + u * FEW_COLUMNS;
+
+		slots[u].x = few_load(x, k, k + 8 * c < cols);
 	}
 #pragma unroll 1
 	for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-		float acc[ROW_TILES][4] = {};
+		float acc[ROW_TILES][2][4] = {};
 		int k = k0;
 
 #pragma unroll 1
@@ -104,15 +113,19 @@ __global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T
 				int next = k + u * FEW_COLUMNS;
 
 				few_multiply<T, ROW_TILES>(slots[u], acc);
-				few_load<T, ROW_TILES>(slots[u], x, own, next, more && next + 8 * c < cols);
+				few_load_w<T, ROW_TILES>(slots[u], own, next, more && next + 8 * c < cols);
+				slots[u].x = few_load(x, next, more && next + 8 * c < cols);
 			}
 		}
+		/* Nearly all blocks have ended when the last one is here. */
+		if (tile + (int)gridDim.x >= tiles)
+			grid_next();
 		__syncthreads();
 #pragma unroll
 		for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
 			for (int j = 0; j < 4; j++)
-				sums[warp][2 * c + j % 2][16 * i + 8 * (j / 2) + g] = acc[i][j];
+				sums[warp][2 * c + j % 2][16 * i + 8 * (j / 2) + g] = acc[i][0][j] + acc[i][1][j];
 		__syncthreads();
 		int row = tile * row_count + at;
 
@@ -133,7 +146,7 @@ static void few_mma_launch(struct device *d, const struct product_out *out, cons
 	/* At most two blocks to a multiprocessor, of as many tiles each as the others. */
 	int tiles = ceil_div(rows, 16 * ROW_TILES), each = ceil_div(tiles, 2 * cuda_device(d)->multiprocessors);
 
-	cuda_launch(d, "product of few tokens", few_mma_kernel<T, ROW_TILES, SLOTS>, dim3((unsigned)ceil_div(tiles, each)),
+	cuda_launch_ahead(d, "product of few tokens", few_mma_kernel<T, ROW_TILES, SLOTS>, dim3((unsigned)ceil_div(tiles, each)),
 		    dim3(THREADS), 0, x, w, rows, cols, *out, stores_vector(out->y, out->ld, rows));
 }
 
@@ -178,13 +191,13 @@ template <typename T, typename W, int TOKENS>
 __global__ void __launch_bounds__(THREADS) few_kernel(const T *x, W w, int rows, int cols, bool vector,
 						      struct product_out out)
 {
-	grid_wait();
 	__shared__ float table[NF4_TABLE];
 	int lane = threadIdx.x % 32, row0 = (blockIdx.x * WARPS + threadIdx.x / 32) * 2;
 	float sum[2][TOKENS] = {};
 
 	nf4_table_fill(table);
 	__syncthreads();
+	grid_wait();
 	for (int k = lane * 8; k < cols; k += 256) {
 		int left = cols - k;
 		float a[2][8], b[8];
@@ -210,6 +223,7 @@ __global__ void __launch_bounds__(THREADS) few_kernel(const T *x, W w, int rows,
 			}
 		}
 	}
+	grid_next();
 #pragma unroll
 	for (int t = 0; t < TOKENS; t++) {
 		float v[4] = {warp_sum(sum[0][t]), warp_sum(sum[1][t])};
@@ -226,10 +240,10 @@ static void few_simt(struct device *d, const struct product_out *out, const T *x
 	dim3 grid((unsigned)ceil_div(rows, 2 * WARPS));
 
 	if (out->n <= 2)
-		cuda_launch(d, "product of few tokens", few_kernel<T, W, 2>, grid, dim3(THREADS), 0, x, w, rows, cols, vector,
+		cuda_launch_next(d, "product of few tokens", few_kernel<T, W, 2>, grid, dim3(THREADS), 0, x, w, rows, cols, vector,
 			    *out);
 	else
-		cuda_launch(d, "product of few tokens", few_kernel<T, W, PRODUCT_FEW>, grid, dim3(THREADS), 0, x, w, rows, cols,
+		cuda_launch_next(d, "product of few tokens", few_kernel<T, W, PRODUCT_FEW>, grid, dim3(THREADS), 0, x, w, rows, cols,
 			    vector, *out);
 }
 

@@ -7,7 +7,13 @@
  *     EXPORT(convert, (struct device *d, const void *x, enum dtype dtype, size_t n, void *out), (d, x, dtype, n, out))
  *
  * Every kernel begins with grid_wait(): from compute capability 9.0 on, its blocks may be put onto the GPU before all that the
- * kernel before it wrote can be read.
+ * kernel before it wrote can be read. In passes of few tokens two things hide the time between kernels, which matters there:
+ *   - small kernels call grid_next_small() then, and products of few tokens grid_next() before they store: the next kernel comes onto
+ *     the GPU meanwhile. They are launched by cuda_launch_next, and write activations only.
+ *   - products of few tokens ask for their first weights before grid_wait(), others for tables or inputs of the pass, all of them after
+ *     grid_ahead(). They are launched by cuda_launch_ahead, which lets them overlap only when the work directly before was
+ *     launched by one of these two. That kernel writes nothing of the kind, and it has waited for all kernels before it; so whatever
+ *     wrote weights has ended.
  *
  * The subset that the fake understands: launches by cuda_launch alone; dynamic shared memory by DYNAMIC_SHARED alone;
  * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,
@@ -126,11 +132,10 @@ __device__ __forceinline__ float block_sum(float x, float *shared)
 	T *name = reinterpret_cast<T *>(dynamic_shared_memory)
 #endif
 
-/* Launches kernel(args…) on the device's stream, with `shared` bytes of dynamic shared memory; more than 48 KiB are opted
- * in to. A failure is noted under what. Does nothing for an empty grid. */
+/* overlaps: with the kernel before; next: the kernel calls grid_next. */
 template <typename... P, typename... A>
-static inline void cuda_launch(struct device *d, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-			       A... args)
+static inline void cuda_launch_how(struct device *d, bool overlaps, bool next, const char *what, void (*kernel)(P...), dim3 grid,
+				   dim3 block, size_t shared, A... args)
 {
 	cudaLaunchConfig_t config = {};
 	cudaLaunchAttribute overlap = {};
@@ -149,8 +154,34 @@ static inline void cuda_launch(struct device *d, const char *what, void (*kernel
 	overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	overlap.val.programmaticStreamSerializationAllowed = 1;
 	config.attrs = &overlap;
-	config.numAttrs = cuda_device(d)->major >= 9;
+	config.numAttrs = cuda_device(d)->major >= 9 && overlaps;
 	cuda_note(d, cudaLaunchKernelEx(&config, kernel, (P)args...), what);
+	cuda_device(d)->behind_next = next;
+}
+
+/* Launches kernel(args…) on the device's stream, with `shared` bytes of dynamic shared memory; more than 48 KiB are opted
+ * in to. A failure is noted under what. Does nothing for an empty grid. */
+template <typename... P, typename... A>
+static inline void cuda_launch(struct device *d, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+			       A... args)
+{
+	cuda_launch_how(d, true, false, what, kernel, grid, block, shared, args...);
+}
+
+/* The same for a kernel that calls grid_next. */
+template <typename... P, typename... A>
+static inline void cuda_launch_next(struct device *d, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+				    A... args)
+{
+	cuda_launch_how(d, true, true, what, kernel, grid, block, shared, args...);
+}
+
+/* The same for one that moreover reads weights before grid_wait. */
+template <typename... P, typename... A>
+static inline void cuda_launch_ahead(struct device *d, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+				     A... args)
+{
+	cuda_launch_how(d, cuda_device(d)->behind_next, true, what, kernel, grid, block, shared, args...);
 }
 
 __host__ __device__ constexpr int ceil_div(int a, int b)

@@ -243,6 +243,7 @@ __device__ __forceinline__ bool better(float x, int i, float best, int at)
 template <int V> static __global__ void argmax_kernel(const float *logits, int vocab, int32_t *out)
 {
 	grid_wait();
+	grid_next_small();
 	__shared__ float values[32];
 	__shared__ int indices[32];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, at = INT32_MAX;
@@ -290,9 +291,9 @@ template <typename T>
 static void op_argmax(struct device *d, const float *logits, int n, int vocab, int32_t *out)
 {
 	if (vocab % 4 == 0 && aligned16(logits))
-		cuda_launch(d, "argmax", argmax_kernel<4>, n, ARGMAX_THREADS, 0, logits, vocab, out);
+		cuda_launch_next(d, "argmax", argmax_kernel<4>, n, ARGMAX_THREADS, 0, logits, vocab, out);
 	else
-		cuda_launch(d, "argmax", argmax_kernel<1>, n, ARGMAX_THREADS, 0, logits, vocab, out);
+		cuda_launch_next(d, "argmax", argmax_kernel<1>, n, ARGMAX_THREADS, 0, logits, vocab, out);
 }
 
 EXPORT(cross_entropy,

@@ -47,6 +47,7 @@ template <typename T, enum gate F, int V>
 static __global__ void gated_kernel(const T *gate, const T *up, int n, int width, int stride, T *out)
 {
 	grid_wait();
+	grid_next_small();
 	int c = V * (blockIdx.x * blockDim.x + threadIdx.x);
 
 	if (c >= width)
@@ -108,11 +109,11 @@ static void launch_gated(struct device *d, const T *gate, const T *up, int n, in
 
 	if (width % v == 0 && stride % v == 0 && aligned16(gate) && aligned16(up) && aligned16(out)) {
 		cut(n, width / v, &grid, &threads);
-		cuda_launch(d, "gated", gated_kernel<T, F, v>, grid, threads, 0, gate, up, n, width, stride,
+		cuda_launch_next(d, "gated", gated_kernel<T, F, v>, grid, threads, 0, gate, up, n, width, stride,
 			    out);
 	} else {
 		cut(n, width, &grid, &threads);
-		cuda_launch(d, "gated", gated_kernel<T, F, 1>, grid, threads, 0, gate, up, n, width, stride,
+		cuda_launch_next(d, "gated", gated_kernel<T, F, 1>, grid, threads, 0, gate, up, n, width, stride,
 			    out);
 	}
 }

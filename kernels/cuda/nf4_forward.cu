@@ -13,9 +13,15 @@ template <int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS> struc
 			 raw_at = absmax_at + rows * blocks * 4;
 };
 
+/* Up to so many tokens, the first loads of W do not wait for the kernel that makes x. */
+#define AHEAD 16
+
+enum forward_part { FORWARD_ALL, FORWARD_X, FORWARD_W };
+
 /* Each address is what never changes for a thread, to which the place of the stage is added: that is all there is to
- * compute for a stage. What is not kept is not read, so its address may lie anywhere. */
-template <typename T, typename S, int TOKENS>
+ * compute for a stage. What is not kept is not read, so its address may lie anywhere. X alone is there after a barrier, and is
+ * no part of a group of copies. */
+template <typename T, typename S, int TOKENS, enum forward_part PART>
 __device__ __forceinline__ void forward_load(const struct nf4_args &a, int token0, int row0, int k0, char *stage)
 {
 	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
@@ -27,26 +33,37 @@ __device__ __forceinline__ void forward_load(const struct nf4_args &a, int token
 
 	x += (unsigned)k0;
 	packed += (unsigned)k0 / 2;
+	if constexpr (PART != FORWARD_W) {
 #pragma unroll(TOKENS >= 64 ? 1 : 8)
-	for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
-		int step = r * (NF4_THREADS / S::chunks), token = thread / S::chunks + step;
+		for (int r = 0; r < ceil_div(TOKENS * S::chunks, NF4_THREADS); r++) {
+			int step = r * (NF4_THREADS / S::chunks), token = thread / S::chunks + step;
 
-		if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS)
-			cp_async_16(stage + nf4_x_offset(token, chunk, S::chunks), x, x_inside && first_token + step < a.n);
-		x += NF4_THREADS / S::chunks * a.ld_in;
+			if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS) {
+				char *to = stage + nf4_x_offset(token, chunk, S::chunks);
+				bool keep = x_inside && first_token + step < a.n;
+
+				if (PART == FORWARD_X)
+					*reinterpret_cast<uint4 *>(to) = keep ? *reinterpret_cast<const uint4 *>(x) : make_uint4(0, 0, 0, 0);
+				else
+					cp_async_16(to, x, keep);
+			}
+			x += NF4_THREADS / S::chunks * a.ld_in;
+		}
 	}
+	if constexpr (PART != FORWARD_X) {
 #pragma unroll(TOKENS >= 64 ? 1 : 8)
-	for (int r = 0; r < ceil_div(S::rows * halves, NF4_THREADS); r++) {
-		int step = r * (NF4_THREADS / halves), row = thread / halves + step;
+		for (int r = 0; r < ceil_div(S::rows * halves, NF4_THREADS); r++) {
+			int step = r * (NF4_THREADS / halves), row = thread / halves + step;
 
-		if (S::rows % (NF4_THREADS / halves) == 0 || row < S::rows)
-			cp_async_16(stage + S::packed_at + nf4_w_offset(row, half / 2, S::blocks) + half % 2 * 16,
-				    packed, w_inside && first_row + step < a.rows);
-		packed += NF4_THREADS / halves * (a.cols / 2);
+			if (S::rows % (NF4_THREADS / halves) == 0 || row < S::rows)
+				cp_async_16(stage + S::packed_at + nf4_w_offset(row, half / 2, S::blocks) + half % 2 * 16,
+					    packed, w_inside && first_row + step < a.rows);
+			packed += NF4_THREADS / halves * (a.cols / 2);
+		}
+		nf4_scales_load<S::rows, S::blocks, false>(a, thread, row0, k0 / NF4_BLOCK,
+							   reinterpret_cast<float *>(stage + S::absmax_at),
+							   reinterpret_cast<uint32_t *>(stage + S::raw_at));
 	}
-	nf4_scales_load<S::rows, S::blocks, false>(a, thread, row0, k0 / NF4_BLOCK,
-						   reinterpret_cast<float *>(stage + S::absmax_at),
-						   reinterpret_cast<uint32_t *>(stage + S::raw_at));
 }
 
 /* One NF4 block of 16 * ROW_TILES rows times all the tokens, of which `left` exist, in two halves of 2 steps: so many elements of a token are 16
@@ -111,7 +128,10 @@ __device__ __forceinline__ void forward_multiply(const char *table, uint32_t col
 template <typename T, bool ROUND, int TOKENS, int ROW_WARPS, int K_WARPS, int ROW_TILES, int SUBS, int STAGES, bool PAIRS>
 __global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_forward_kernel(struct nf4_args a)
 {
-	grid_wait();
+	if (TOKENS > AHEAD)
+		grid_wait();
+	else
+		grid_ahead();
 	typedef forward_shape<TOKENS, ROW_WARPS, K_WARPS, ROW_TILES, SUBS> S;
 	const int n_tiles = (TOKENS + 7) / 8;
 	DYNAMIC_SHARED(char, shared);
@@ -125,12 +145,21 @@ __global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_fo
 
 	for (int i = 0; i < STAGES - 1; i++) {
 		if (i < count)
-			forward_load<T, S, TOKENS>(a, token0, row0, (first + i) * S::depth, stages + i * S::stage_bytes);
+			forward_load<T, S, TOKENS, (TOKENS > AHEAD ? FORWARD_ALL : FORWARD_W)>(
+				a, token0, row0, (first + i) * S::depth, stages + i * S::stage_bytes);
 		cp_async_commit();
 	}
 	nf4_codes_fill<PAIRS>(table);
 	if (!a.scales.absmax)
 		map[threadIdx.x] = a.scales.map[threadIdx.x];
+	if (TOKENS <= AHEAD) {
+		grid_wait();
+#pragma unroll
+		for (int i = 0; i < STAGES - 1; i++)
+			if (i < count)
+				forward_load<T, S, TOKENS, FORWARD_X>(a, token0, row0, (first + i) * S::depth,
+								      stages + i * S::stage_bytes);
+	}
 #pragma unroll 1
 	for (int i = 0; i < count; i++) {
 		char *stage = stages + i % STAGES * S::stage_bytes;
@@ -139,8 +168,8 @@ __global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_fo
 		cp_async_wait<STAGES - 2>();
 		__syncthreads();
 		if (next < count)
-			forward_load<T, S, TOKENS>(a, token0, row0, (first + next) * S::depth,
-						   stages + next % STAGES * S::stage_bytes);
+			forward_load<T, S, TOKENS, FORWARD_ALL>(a, token0, row0, (first + next) * S::depth,
+								stages + next % STAGES * S::stage_bytes);
 		cp_async_commit();
 		if (!a.scales.absmax) {
 			nf4_scales_make<S::rows, S::blocks, false>(a, (first + i) * S::blocks, map,
@@ -153,6 +182,8 @@ __global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_fo
 			forward_multiply<T, S, ROUND, TOKENS, ROW_TILES, PAIRS>(table, column, stage, warp_row, k_warp * SUBS + s, lane,
 										a.n - token0, acc);
 	}
+	if (TOKENS <= AHEAD)
+		grid_next();
 	const int pass = nf4_pass(TOKENS);
 	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * pass * (S::rows + 4);
 	int g = lane / 4, c = lane % 4;
@@ -186,9 +217,12 @@ template <typename T, bool ROUND> static void forward_launch(struct device *d, c
 		typedef forward_shape<tokens, row_warps, k_warps, row_tiles, subs> S;                                  \
 		static_assert(32 * (row_warps) * (k_warps) == NF4_THREADS, "all warps have a part");                   \
 		static_assert((k_warps)*nf4_pass(tokens) * (S::rows + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
-		cuda_launch(d, "NF4 product",                                                                          \
-			    nf4_forward_kernel<T, ROUND, tokens, row_warps, k_warps, row_tiles, subs, stages, pairs>,  \
-			    grid, dim3(NF4_THREADS), nf4_forward_tile(p->tile).shared, a);                             \
+		auto kernel = nf4_forward_kernel<T, ROUND, tokens, row_warps, k_warps, row_tiles, subs, stages, pairs>;\
+		size_t shared = nf4_forward_tile(p->tile).shared;                                                      \
+		if ((tokens) <= AHEAD)                                                                                 \
+			cuda_launch_ahead(d, "NF4 product", kernel, grid, dim3(NF4_THREADS), shared, a);               \
+		else                                                                                                   \
+			cuda_launch(d, "NF4 product", kernel, grid, dim3(NF4_THREADS), shared, a);                     \
 	}
 	NF4_FORWARD_TILES(FORWARD)
 }

@@ -27,13 +27,26 @@ static bool held(int dim)
 	return dim % 4 == 0 && dim <= 4 * HELD * MOST;
 }
 
-template <typename T>
+/* AHEAD: the weights are asked for while the kernel that makes x runs. */
+template <typename T, bool AHEAD>
 static __global__ void rmsnorm_held(const float *x, const float *weight, int dim, float eps, float offset,
 				    T *out, float *rstd, float *copy)
 {
-	grid_wait();
 	__shared__ float shared[32];
-	float row[HELD][4], sum = 0;
+	float row[HELD][4], early[AHEAD ? HELD : 1][4], sum = 0;
+
+	if (AHEAD) {
+		grid_ahead();
+#pragma unroll
+		for (int i = 0; i < HELD; i++) {
+			int c = 4 * (i * blockDim.x + threadIdx.x);
+
+			if (c < dim)
+				load_floats<4>(weight + c, early[AHEAD ? i : 0]);
+		}
+	}
+	grid_wait();
+	grid_next_small();
 
 	x += (size_t)blockIdx.x * dim;
 	out += (size_t)blockIdx.x * dim;
@@ -64,10 +77,11 @@ static __global__ void rmsnorm_held(const float *x, const float *weight, int dim
 			continue;
 		if (copy)
 			store_floats<4>(copy + (size_t)blockIdx.x * dim + c, row[i]);
-		load_floats<4>(weight + c, w);
+		if (!AHEAD)
+			load_floats<4>(weight + c, w);
 #pragma unroll
 		for (int j = 0; j < 4; j++)
-			w[j] = row[i][j] * scale * (offset + w[j]);
+			w[j] = row[i][j] * scale * (offset + (AHEAD ? early[AHEAD ? i : 0][j] : w[j]));
 		store_floats<4>(out + c, w);
 	}
 }
@@ -77,6 +91,7 @@ static __global__ void rmsnorm_any(const float *x, const float *weight, int dim,
 				   T *out, float *rstd, float *copy)
 {
 	grid_wait();
+	grid_next_small();
 	__shared__ float shared[32];
 	float sum = 0;
 
@@ -99,11 +114,16 @@ template <typename T>
 static void op_rmsnorm(struct device *d, const float *x, const float *weight, int n, int dim, float eps,
 		       float offset, void *out, float *rstd, float *copy)
 {
-	if (held(dim) && aligned16(x) && aligned16(weight) && aligned16(out) && aligned16(copy))
-		cuda_launch(d, "rmsnorm", rmsnorm_held<T>, n, held_threads(dim), 0, x, weight, dim, eps,
-			    offset, (T *)out, rstd, copy);
+	bool vector = held(dim) && aligned16(x) && aligned16(weight) && aligned16(out) && aligned16(copy);
+
+	if (vector && cuda_device(d)->behind_next)
+		cuda_launch_ahead(d, "rmsnorm", rmsnorm_held<T, true>, n, held_threads(dim), 0, x, weight, dim, eps, offset, (T *)out,
+				  rstd, copy);
+	else if (vector)
+		cuda_launch_next(d, "rmsnorm", rmsnorm_held<T, false>, n, held_threads(dim), 0, x, weight, dim, eps, offset, (T *)out,
+				 rstd, copy);
 	else
-		cuda_launch(d, "rmsnorm", rmsnorm_any<T>, n, row_threads(dim, 256), 0, x, weight, dim, eps,
+		cuda_launch_next(d, "rmsnorm", rmsnorm_any<T>, n, row_threads(dim, 256), 0, x, weight, dim, eps,
 			    offset, (T *)out, rstd, copy);
 }
 

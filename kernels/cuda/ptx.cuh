@@ -58,13 +58,38 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row
 }
 
 /* Programmatic dependent launch, from sm_90 on: waits until all kernels before this one have ended and what they wrote can be
- * read. Blocks come onto the GPU when those of the kernel before have ended, not earlier (griddepcontrol.launch_dependents):
- * then they would crowd on the few multiprocessors that are done first. */
+ * read. */
 __device__ __forceinline__ void grid_wait()
 {
 #if __CUDA_ARCH__ >= 900
 	asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+/* The kernel behind this one may come onto the GPU when every block has got here or has ended; without this, when all have
+ * ended. For where multiprocessors are free: else the next kernel's blocks crowd on the few that are done first. After
+ * grid_wait, by all threads, and only in kernels that write no weights (cuda_launch_next). */
+__device__ __forceinline__ void grid_next()
+{
+#if __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/* The same at the beginning of a kernel: it does so when its blocks leave most multiprocessors free. */
+#define GRID_SMALL 32
+
+__device__ __forceinline__ void grid_next_small()
+{
+#if __CUDA_ARCH__ >= 900
+	if (gridDim.x * gridDim.y * gridDim.z <= GRID_SMALL)
+		grid_next();
+#endif
+}
+
+/* Says that weights are read before grid_wait (cuda_launch_ahead). Only the fake looks at it. */
+__device__ __forceinline__ void grid_ahead()
+{
 }
 
 /* Copies 16 bytes (both addresses aligned to 16) from global to shared memory behind the thread's back; zeros, and

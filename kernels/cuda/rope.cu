@@ -4,6 +4,12 @@
 
 #include "kernels/cuda/kernel.cuh"
 
+#ifdef __CUDACC__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
+
 #define THREADS 256
 
 /* ---- tables ---- */
@@ -41,43 +47,92 @@ EXPORT(rope_table, (struct device *d, float theta, int head_dim, int positions, 
 
 /* ---- rotation ---- */
 
-/* N values from each half of a head to a thread. */
-template <typename T, int N>
-__global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const float *sin, const int32_t *position, int n, int heads,
-							int half, int stride, float sign, T *x)
+/* Where rows of keys and values go besides. */
+template <typename T> struct append {
+	int heads, kv_heads; /* of q, and of each of k and v */
+	const int32_t *row;
+	T *keys, *values;
+	bool ahead; /* of the kernel that makes x, tables and positions may be read */
+};
+
+template <int N, typename T> __device__ __forceinline__ void store_n(T *to, const pack<T> &x)
 {
-	grid_wait();
+	if constexpr (N == 1)
+		*to = x.v[0];
+	else
+		store_pack(to, x);
+}
+
+/* N values from each half of a head to a thread. APPEND: heads are those of q, k and v. */
+template <typename T, int N, bool APPEND>
+__global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const float *sin, const int32_t *position, int n, int heads,
+							int half, int stride, float sign, T *x, struct append<T> append)
+{
+	if (APPEND && append.ahead)
+		grid_ahead();
+	else
+		grid_wait();
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_head = half / N, per_token = heads * per_head;
-
-	if (index >= (ptrdiff_t)n * per_token)
-		return;
-
-	int t = (int)(index / per_token), rest = (int)(index % per_token), i = rest % per_head * N;
-	const float *c = cos + (ptrdiff_t)position[t] * half + i, *s = sin + (ptrdiff_t)position[t] * half + i;
-	T *low = x + (ptrdiff_t)t * stride + (ptrdiff_t)(rest / per_head) * 2 * half + i, *high = low + half;
+	bool inside = index < (ptrdiff_t)n * per_token;
+	int t = inside ? (int)(index / per_token) : 0, rest = (int)(index % per_token), head = rest / per_head, i = rest % per_head * N;
+	float c[N], s[N];
+	int row = -1;
+	T *low = x + (ptrdiff_t)t * stride + (ptrdiff_t)head * 2 * half + i, *high = low + half, *to = NULL;
+	pack<T> a, b, y, z;
 
 	if constexpr (N == 1) {
-		float a = to_float(*low), b = to_float(*high);
-
-		*low = from_float<T>(a * *c - b * (sign * *s));
-		*high = from_float<T>(b * *c + a * (sign * *s));
+		c[0] = cos[(ptrdiff_t)position[t] * half + i];
+		s[0] = sin[(ptrdiff_t)position[t] * half + i];
 	} else {
-		pack<T> a = load_pack(low), b = load_pack(high), y, z;
-		pack<float> cs[N / 4], sn[N / 4];
+		UNROLL
+		for (int j = 0; j < N; j += 4) {
+			pack<float> cs = load_pack(cos + (ptrdiff_t)position[t] * half + i + j);
+			pack<float> sn = load_pack(sin + (ptrdiff_t)position[t] * half + i + j);
 
-		for (int j = 0; j < N / 4; j++) {
-			cs[j] = load_pack(c + 4 * j);
-			sn[j] = load_pack(s + 4 * j);
+			UNROLL
+			for (int u = 0; u < 4; u++) {
+				c[j + u] = cs.v[u];
+				s[j + u] = sn.v[u];
+			}
 		}
+	}
+	if (APPEND) {
+		int kv_head = head - append.heads;
+		bool is_value = kv_head >= append.kv_heads;
+
+		row = kv_head >= 0 ? append.row[t] : -1;
+		kv_head -= is_value ? append.kv_heads : 0;
+		to = (is_value ? append.values : append.keys) + ((ptrdiff_t)row * append.kv_heads + kv_head) * 2 * half + i;
+		grid_wait();
+	}
+	grid_next_small();
+	if (!inside)
+		return;
+	if constexpr (N == 1) {
+		a.v[0] = *low;
+		b.v[0] = *high;
+	} else {
+		a = load_pack(low);
+		b = load_pack(high);
+	}
+	if (APPEND && head >= append.heads + append.kv_heads) {
+		y = a;
+		z = b;
+	} else {
+		UNROLL
 		for (int j = 0; j < N; j++) {
-			float u = to_float(a.v[j]), w = to_float(b.v[j]), si = sign * sn[j / 4].v[j % 4];
+			float u = to_float(a.v[j]), w = to_float(b.v[j]), si = sign * s[j];
 
-			y.v[j] = from_float<T>(u * cs[j / 4].v[j % 4] - w * si);
-			z.v[j] = from_float<T>(w * cs[j / 4].v[j % 4] + u * si);
+			y.v[j] = from_float<T>(u * c[j] - w * si);
+			z.v[j] = from_float<T>(w * c[j] + u * si);
 		}
-		store_pack(low, y);
-		store_pack(high, z);
+		store_n<N>(low, y);
+		store_n<N>(high, z);
+	}
+	if (APPEND && row >= 0) {
+		store_n<N>(to, y);
+		store_n<N>(to + half, z);
 	}
 }
 
@@ -86,14 +141,17 @@ static bool aligned(const void *p)
 	return (uintptr_t)p % 16 == 0;
 }
 
+static dim3 rope_grid(int n, int heads, int per_head)
+{
+	return dim3((unsigned)(((size_t)n * heads * per_head + THREADS - 1) / THREADS));
+}
+
 template <typename T, int N>
 static void rope_launch(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int half,
 			int stride, float sign, T *x)
 {
-	size_t threads = (size_t)n * heads * (half / N);
-
-	cuda_launch(d, "rope", rope_kernel<T, N>, dim3((unsigned)((threads + THREADS - 1) / THREADS)), dim3(THREADS), 0, cos, sin,
-		    position, n, heads, half, stride, sign, x);
+	cuda_launch_next(d, "rope", rope_kernel<T, N, false>, rope_grid(n, heads, half / N), dim3(THREADS), 0, cos, sin, position, n,
+			 heads, half, stride, sign, x, append<T>{});
 }
 
 template <typename T>
@@ -114,53 +172,31 @@ EXPORT(rope,
 	bool inverse, void *x),
        (d, cos, sin, position, n, heads, head_dim, stride, inverse, x))
 
-/* ---- the cache ---- */
-
-/* N values of a row to a thread; y 0: keys, 1: values. */
 template <typename T, int N>
-__global__ void __launch_bounds__(THREADS) kv_append_kernel(const T *k, const T *v, int stride, const int32_t *row, int n, int width,
-							     T *keys, T *values)
+static void append_launch(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int half, int stride, T *x,
+			  struct append<T> append)
 {
-	grid_wait();
-	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
-	int per_row = width / N;
+	int heads = append.heads + 2 * append.kv_heads;
 
-	if (index >= (ptrdiff_t)n * per_row)
-		return;
-
-	int t = (int)(index / per_row), i = (int)(index % per_row) * N;
-	const T *from = (blockIdx.y == 0 ? k : v) + (ptrdiff_t)t * stride + i;
-	T *to = (blockIdx.y == 0 ? keys : values) + (ptrdiff_t)row[t] * width + i;
-
-	if (row[t] < 0)
-		return;
-	if constexpr (N == 1)
-		*to = *from;
-	else
-		store_pack(to, load_pack(from));
-}
-
-template <typename T, int N>
-static void kv_append_launch(struct device *d, const T *k, const T *v, int stride, const int32_t *row, int n, int width, T *keys, T *values)
-{
-	size_t threads = (size_t)n * (width / N);
-
-	cuda_launch(d, "kv_append", kv_append_kernel<T, N>, dim3((unsigned)((threads + THREADS - 1) / THREADS), 2), dim3(THREADS), 0, k,
-		    v, stride, row, n, width, keys, values);
+	cuda_launch_next(d, "rope_append", rope_kernel<T, N, true>, rope_grid(n, heads, half / N), dim3(THREADS), 0, cos, sin, position, n,
+			  heads, half, stride, 1.0f, x, append);
 }
 
 template <typename T>
-static void op_kv_append(struct device *d, const void *k, const void *v, int stride, const int32_t *row, int n, int width, void *keys,
-			 void *values)
+static void op_rope_append(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int kv_heads,
+			   int head_dim, int stride, void *x, const int32_t *row, void *keys, void *values)
 {
-	const T *from_k = (const T *)k, *from_v = (const T *)v;
+	struct append<T> append = {heads, kv_heads, row, (T *)keys, (T *)values, cuda_device(d)->behind_next};
+	int half = head_dim / 2;
 
-	if (width % pack<T>::size == 0 && stride % pack<T>::size == 0 && aligned(k) && aligned(v) && aligned(keys) && aligned(values))
-		kv_append_launch<T, pack<T>::size>(d, from_k, from_v, stride, row, n, width, (T *)keys, (T *)values);
+	if (half % pack<T>::size == 0 && stride % pack<T>::size == 0 && aligned(x) && aligned(cos) && aligned(sin) && aligned(keys) &&
+	    aligned(values))
+		append_launch<T, pack<T>::size>(d, cos, sin, position, n, half, stride, (T *)x, append);
 	else
-		kv_append_launch<T, 1>(d, from_k, from_v, stride, row, n, width, (T *)keys, (T *)values);
+		append_launch<T, 1>(d, cos, sin, position, n, half, stride, (T *)x, append);
 }
 
-EXPORT(kv_append,
-       (struct device *d, const void *k, const void *v, int stride, const int32_t *row, int n, int width, void *keys, void *values),
-       (d, k, v, stride, row, n, width, keys, values))
+EXPORT(rope_append,
+       (struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int kv_heads, int head_dim,
+	int stride, void *x, const int32_t *row, void *keys, void *values),
+       (d, cos, sin, position, n, heads, kv_heads, head_dim, stride, x, row, keys, values))

@@ -66,6 +66,7 @@ struct lane {
 	unsigned mask; /* of the warp operation that it waits at */
 	void *data;    /* what it brought there, on its stack */
 	bool waited;   /* for the kernels before this one */
+	bool next;     /* grid_next */
 
 	/* cp.async: copies not done yet, in order, and the group that is being filled. */
 	struct copy *copies;
@@ -88,6 +89,7 @@ enum order { FORWARD, REVERSE, SHUFFLE };
 /* What runs one block at a time, kept from launch to launch. */
 struct runner {
 	const struct kernel_launch *launch;
+	uint64_t nexts; /* threads that called grid_next, of all blocks */
 	struct warp warps[MAX_THREADS / LANES];
 	struct lane lanes[MAX_THREADS];
 	int threads, n_warps;
@@ -296,6 +298,7 @@ __attribute__((no_sanitize("address", "undefined"))) static void fiber(void)
 			stop_here("it ends before its products of a warpgroup do");
 		if (r->launch->overlaps && !l->waited)
 			stop_here("it ends without a wait for the kernel before this one, with which it may overlap");
+		r->nexts += l->next;
 		l->wait = ENDED;
 		l->stack = NULL;
 		if (++r->ended == r->threads) {
@@ -915,7 +918,7 @@ static void block_run(struct runner *r, uint64_t number)
 				l->wait = WAIT_NOT;
 				l->n_copies = l->group = 0;
 				l->n_products = l->product_group = 0;
-				l->waited = l->unfenced = l->fenced = false;
+				l->waited = l->next = l->unfenced = l->fenced = false;
 			}
 	r->ready_warps = r->n_warps == LANES ? FULL : (1u << r->n_warps) - 1;
 	for (int w = 0; w < r->n_warps; w++) {
@@ -945,12 +948,29 @@ extern "C" void cuda_fake_grid_wait(void)
 	running->lanes[running->current].waited = true;
 }
 
+extern "C" void cuda_fake_grid_next(void)
+{
+	struct lane *l = &running->lanes[running->current];
+
+	if (running->launch->overlaps && !l->waited)
+		stop_here("it lets the next kernel begin (grid_next) before it waits for the one before (grid_wait)");
+	l->next = true;
+}
+
+extern "C" void cuda_fake_grid_ahead(void)
+{
+	if (running->lanes[running->current].waited)
+		stop_here("grid_ahead comes after grid_wait");
+	if (running->launch->overlaps && !running->launch->ahead)
+		stop_here("it reads weights before it waits for the kernel before it, which may write them (no grid_next there)");
+}
+
 /* ---- launches ---- */
 
 /* A launch that several operating-system threads work on. */
 struct job {
 	const struct kernel_launch *launch;
-	uint64_t blocks, next;
+	uint64_t blocks, next, nexts; /* nexts: threads that called grid_next */
 	enum order order;
 	uint64_t seed, step;
 };
@@ -976,6 +996,7 @@ static void *job_work(void *data)
 	r->threads = (int)(k->block.x * k->block.y * k->block.z);
 	r->n_warps = (r->threads + LANES - 1) / LANES;
 	r->order = j->order;
+	r->nexts = 0;
 	ASAN_UNPOISON_MEMORY_REGION(r->shared, k->shared);
 #if !CUDA_FAKE_ASAN
 	memset(r->shared + k->shared, CANARY, REDZONE);
@@ -990,6 +1011,7 @@ static void *job_work(void *data)
 		block_run(r, number);
 	}
 	running = NULL;
+	__atomic_fetch_add(&j->nexts, r->nexts, __ATOMIC_RELAXED);
 	ASAN_POISON_MEMORY_REGION(r->shared, k->shared);
 	runner_give(r);
 	return NULL;
@@ -1022,7 +1044,7 @@ static enum order order_asked(uint64_t *seed)
 	return SHUFFLE;
 }
 
-void kernel_run(const struct kernel_launch *launch)
+bool kernel_run(const struct kernel_launch *launch)
 {
 	struct job job = {};
 	const char *threads = getenv("CUDA_FAKE_THREADS");
@@ -1046,4 +1068,5 @@ void kernel_run(const struct kernel_launch *launch)
 	job_work(&job);
 	for (int i = 1; i < n; i++)
 		pthread_join(others[i], NULL);
+	return job.nexts == job.blocks * launch->block.x * launch->block.y * launch->block.z;
 }

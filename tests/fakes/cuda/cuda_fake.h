@@ -25,7 +25,9 @@
  *     copy or product runs: host code that reads or writes through a device pointer faults at once. Copies lie within one
  *     allocation, and are what their kind says.
  *   - launches: grid, block and shared memory within the limits of compute capability 9.0; every thread of a kernel that may
- *     overlap the one before it (programmatic stream serialization) waits for that before it ends.
+ *     overlap the one before it (programmatic stream serialization) waits for that before it ends. What lets the next one begin
+ *     (grid_next) comes after that wait, and what is read before the wait (grid_ahead), only when the work directly before is a
+ *     kernel all of whose threads call grid_next.
  *   - capture: what the host waits for, and cudaMalloc and cudaFree, fail and end the capture. Kernels, copies and products
  *     are kept with their arguments and done by each cudaGraphLaunch. Outside captures work is done where it is asked for.
  *   - cuBLASLt: layouts that fit each other, pointers as aligned as the heuristics were told (256 bytes unless they were

@@ -60,8 +60,10 @@ struct kernel_launch {
 	dim3 grid, block;
 	size_t shared;
 	bool overlaps; /* starts before the kernel before it has ended: every thread has to wait for that */
+	bool ahead;    /* it may read weights before that wait */
 };
-void kernel_run(const struct kernel_launch *launch);
+/* Whether all of its threads called grid_next. */
+bool kernel_run(const struct kernel_launch *launch);
 
 /* ---- runtime.cpp ---- */
 

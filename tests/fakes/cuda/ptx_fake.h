@@ -15,6 +15,8 @@ void cuda_fake_cp_async(void *shared, const void *global, int size, bool keep);
 void cuda_fake_cp_async_commit(void);
 void cuda_fake_cp_async_wait(int groups);
 void cuda_fake_grid_wait(void);
+void cuda_fake_grid_next(void);
+void cuda_fake_grid_ahead(void);
 /* d: 4 floats for each of `tiles` tiles of 8 columns; a: four registers, or NULL: a_operand describes it. */
 void cuda_fake_wgmma(bool bf16, float *d, int tiles, const uint32_t *a, uint64_t a_operand, uint64_t b_operand, bool a_columns,
 		     bool b_columns, bool add);
@@ -54,6 +56,21 @@ static inline void ldmatrix_x4_trans(uint32_t r[4], const void *row)
 static inline void grid_wait()
 {
 	cuda_fake_grid_wait();
+}
+
+static inline void grid_next()
+{
+	cuda_fake_grid_next();
+}
+
+static inline void grid_next_small()
+{
+	cuda_fake_grid_next();
+}
+
+static inline void grid_ahead()
+{
+	cuda_fake_grid_ahead();
 }
 
 static inline void cp_async_16(void *shared, const void *global, bool keep)

@@ -391,10 +391,20 @@ static bool forbidden_to_legacy(void)
 	return found;
 }
 
+/* Whether the work that is done now comes directly behind a kernel that called grid_next, and whether the next one does. */
+static bool behind_next, next_behind;
+
+static void work_one(void (*run)(const void *data), const void *data)
+{
+	behind_next = next_behind;
+	next_behind = false;
+	run(data);
+}
+
 static void work_do(void (*run)(const void *data), const void *data)
 {
 	memory_open();
-	run(data);
+	work_one(run, data);
 	memory_close();
 }
 
@@ -748,8 +758,10 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 	if (!stream && forbidden_to_legacy())
 		return a.fail(cudaErrorStreamCaptureImplicit);
 	memory_open();
+	next_behind = false;
 	for (const struct work *w = exec->works->first; w; w = w->next)
-		w->run(w->data);
+		work_one(w->run, w->data);
+	next_behind = false;
 	memory_close();
 	return cudaSuccess;
 }
@@ -1070,8 +1082,9 @@ static void launch_run(const void *data)
 	struct kernel_launch k = l->kernel;
 
 	k.call = l->call;
+	k.ahead = behind_next;
 	rt.counts.launches++;
-	kernel_run(&k);
+	next_behind = kernel_run(&k);
 	memory_check(k.kernel);
 }
 
@@ -1108,7 +1121,7 @@ cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kerne
 		return a.fail(cudaErrorInvalidResourceHandle);
 	if (posix_memalign((void **)&l, 64, (sizeof *l + size + 63) / 64 * 64))
 		stop("no memory for a launch");
-	l->kernel = {kernel, run, NULL, g, b, config->dynamicSmemBytes, overlaps};
+	l->kernel = {kernel, run, NULL, g, b, config->dynamicSmemBytes, overlaps, false};
 	memcpy(l->call, call, size);
 	a.fail(stream_do(config->stream, "cudaLaunchKernelEx", launch_run, l, sizeof *l + size));
 	free(l);

@@ -6,6 +6,10 @@
 
 static __global__ void reverse_kernel(enum mistake mistake, float *x)
 {
+	if (mistake == NEXT_TOO_EARLY)
+		grid_next();
+	if (mistake == AHEAD_OF_ANY || mistake == AHEAD_OF_NEXT)
+		grid_ahead();
 	if (mistake != NO_GRID_WAIT)
 		grid_wait();
 	DYNAMIC_SHARED(float, shared);
@@ -26,9 +30,20 @@ static __global__ void reverse_kernel(enum mistake mistake, float *x)
 		shared[2 * N] = 1;
 }
 
+static __global__ void next_kernel()
+{
+	grid_wait();
+	grid_next();
+}
+
 void fake_reverse(struct device *d, enum mistake mistake, float *x)
 {
 	size_t shared = mistake == TOO_MUCH_SHARED ? 228 * 1024 : 2 * N * sizeof(float);
 
-	cuda_launch(d, "reverse", reverse_kernel, 1, N, shared, mistake, x);
+	if (mistake == AHEAD_OF_NEXT) {
+		cuda_launch_next(d, "next", next_kernel, 2, N, 0);
+		cuda_launch_ahead(d, "reverse", reverse_kernel, 1, N, shared, mistake, x);
+	} else {
+		cuda_launch(d, "reverse", reverse_kernel, 1, N, shared, mistake, x);
+	}
 }

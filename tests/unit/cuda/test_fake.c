@@ -75,6 +75,7 @@ static void what_is_right_runs_in_every_order(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof orders / sizeof *orders; i++)
 		assert_int_equal(ended(run(NO_MISTAKE, orders[i], false, said, sizeof said)), 0);
+	assert_int_equal(ended(run(AHEAD_OF_NEXT, "forward", false, said, sizeof said)), 0);
 }
 
 static void a_barrier_that_is_missing_shows_in_some_order(void **state)
@@ -104,6 +105,8 @@ static void mistakes_end_the_program_with_a_line(void **state)
 		{UNEVEN_BARRIER, "waits at __syncthreads", "has ended"},
 		{UNEVEN_SHUFFLE, "waits at __shfl_sync", NULL},
 		{NO_GRID_WAIT, "ends without a wait for the kernel before", NULL},
+		{NEXT_TOO_EARLY, "grid_next", NULL},
+		{AHEAD_OF_ANY, "reads weights before it waits", NULL},
 		{TOO_MUCH_SHARED, "bytes of dynamic shared memory", NULL},
 #ifndef __SANITIZE_ADDRESS__
 		{BEYOND_MEMORY, "reverse_kernel", NULL},

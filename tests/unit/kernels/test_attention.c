@@ -251,16 +251,18 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 	/* Three slots of 160 rows, filled to 71, 75 and 130; then single tokens of four slots. */
 	static const int32_t cu_some[] = {0, 1, 6, 46}, begin_some[] = {320, 0, 160}, end_some[] = {391, 75, 290};
 	static const int32_t cu_one[] = {0, 1, 2, 3, 4}, begin_one[] = {160, 480, 0, 320}, end_one[] = {161, 640, 33, 387};
+	/* More parts than are brought together at once. */
+	static const int32_t cu_long[] = {0, 3}, begin_long[] = {0}, end_long[] = {640};
 	static const int dims[] = {16, 64, 80, 256, 10};
 	struct device *d;
 
 	(void)state;
 	EACH_DEVICE(d)
 	for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
-		for (int k = 0; k < 4; k++) {
+		for (int k = 0; k < 5; k++) {
 			int kv_heads = k % 2 + 1, heads = 4, dim = dims[i];
 			struct batch b = {
-				.a = {.sequences = k < 2 ? 3 : 4,
+				.a = {.sequences = k < 2 ? 3 : k < 4 ? 4 : 1,
 				      .heads = heads,
 				      .kv_heads = kv_heads,
 				      .head_dim = dim,
@@ -269,9 +271,9 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 				      .scale = 1 / sqrtf((float)dim),
 				      .softcap = i == 1 ? 2.0f : 0,
 				      .window = i == 2 ? 40 : 0},
-				.cu_q = k < 2 ? cu_some : cu_one,
-				.k_begin = k < 2 ? begin_some : begin_one,
-				.k_end = k < 2 ? end_some : end_one,
+				.cu_q = k < 2 ? cu_some : k < 4 ? cu_one : cu_long,
+				.k_begin = k < 2 ? begin_some : k < 4 ? begin_one : begin_long,
+				.k_end = k < 2 ? end_some : k < 4 ? end_one : end_long,
 				.key_rows = 640,
 			};
 
@@ -280,39 +282,45 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 		}
 }
 
-static void rows_are_appended_to_a_cache(void **state)
+static void rows_are_rotated_and_appended_to_a_cache(void **state)
 {
-	static const int32_t row[5] = {7, -1, 0, 3, 9};
+	static const int32_t row[5] = {7, -1, 0, 3, 9}, position[5] = {11, 0, 5, 3, 1};
 	struct device *d;
 
 	(void)state;
 	EACH_DEVICE(d)
-	for (int round = 0; round < 3; round++) {
-		int width = round == 0 ? 64 : random_size(70), ld = 2 * width + 8 * round;
+	for (int round = 0; round < 4; round++) {
+		int dim = round == 0 ? 64 : round == 1 ? 10 : 2 * random_size(70), kv = round < 2 ? 1 : random_size(3);
+		int heads = kv * random_size(4), width = kv * dim, ld = heads * dim + 2 * width + 8 * round, half = dim / 2;
 		size_t n = (size_t)(5 * ld), nc = (size_t)(10 * width);
-		float *x = random_floats(n, 1);
-		char *there = act_in(d, x, n);
+		float *x = random_floats(n, 1), *c = f32_new(d, (size_t)(12 * half)), *s = f32_new(d, (size_t)(12 * half));
+		char *there = act_in(d, x, n), *rotated = act_in(d, x, n);
 		void *keys = act_new(d, nc), *values = act_new(d, nc);
+		const int32_t *at = i32_in(d, position, 5);
 
-		d->ops->kv_append(d, there, there + (size_t)width * device_act_size(d), ld, i32_in(d, row, 5), 5, width, keys,
-				  values);
-		float *k = act_out(d, keys, nc), *v = act_out(d, values, nc);
+		d->ops->rope_table(d, 10000.0f, dim, 12, c, s);
+		d->ops->rope(d, c, s, at, 5, heads + kv, dim, ld, false, rotated);
+		d->ops->rope_append(d, c, s, at, 5, heads, kv, dim, ld, there, i32_in(d, row, 5), keys, values);
+		float *k = act_out(d, keys, nc), *v = act_out(d, values, nc), *y = act_out(d, there, n),
+		      *want = act_out(d, rotated, n);
 
+		for (size_t i = 0; i < n; i++)
+			assert_true(y[i] == want[i]);
 		for (int r = 0; r < 10; r++) {
 			int t = 0;
 
 			while (t < 5 && row[t] != r)
 				t++;
-			for (int c = 0; c < width; c++) {
+			for (int i = 0; i < width; i++) {
 				if (t == 5) {
-					assert_true(isnan(k[r * width + c]) && isnan(v[r * width + c]));
+					assert_true(isnan(k[r * width + i]) && isnan(v[r * width + i]));
 				} else {
-					assert_true(k[r * width + c] == x[t * ld + c]);
-					assert_true(v[r * width + c] == x[t * ld + width + c]);
+					assert_true(k[r * width + i] == want[t * ld + heads * dim + i]);
+					assert_true(v[r * width + i] == x[t * ld + heads * dim + width + i]);
 				}
 			}
 		}
-		FREE(x, k, v);
+		FREE(x, k, v, y, want);
 		case_end(d);
 	}
 }
@@ -323,7 +331,7 @@ int main(void)
 		cmocka_unit_test(packed_sequences_and_their_gradients_agree_with_float64),
 		cmocka_unit_test(bounds_far_above_the_lengths_make_no_difference),
 		cmocka_unit_test(keys_in_a_cache_are_seen_from_their_beginning),
-		cmocka_unit_test(rows_are_appended_to_a_cache),
+		cmocka_unit_test(rows_are_rotated_and_appended_to_a_cache),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,6 +80,7 @@ template <typename T>
 __global__ void __launch_bounds__(THREADS) splits_kernel(const float *parts, int splits, struct product_out out, bool vector)
 {
 	grid_wait();
+	grid_next_small();
 	int quads = (out.width + 3) / 4;
 	size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x, size = (size_t)out.n * (size_t)out.width;
 
@@ -124,8 +125,8 @@ static void splits_launch(struct device *d, const struct product_out *out, const
 {
 	size_t quads = (size_t)out->n * (size_t)ceil_div(out->width, 4);
 
-	cuda_launch(d, "sum of splits", splits_kernel<T>, dim3((unsigned)((quads + THREADS - 1) / THREADS)), dim3(THREADS), 0,
-		    parts, splits, *out, stores_vector(out->y, out->ld, out->width));
+	cuda_launch_next(d, "sum of splits", splits_kernel<T>, dim3((unsigned)((quads + THREADS - 1) / THREADS)),
+			 dim3(THREADS), 0, parts, splits, *out, stores_vector(out->y, out->ld, out->width));
 }
 
 void splits_sum(struct device *d, const struct product_out *out, const float *parts, int splits)

@@ -13,7 +13,6 @@ static void check_plan(struct device *d, const struct hopper_plan *p, int n, int
 	const void *x_there = act_in(d, x, nx);
 	void *y_there = store_in(d, how, y0, ny);
 	struct product_out out = {d->act, how, y_there, ld, n, width};
-	const double fp32 = 1e-5 + 1e-6 * sqrt(depth);
 	char what[96];
 
 	bool built = hopper_product_run(d, &out, x_there, ldx, &m, grad, p);
@@ -30,7 +29,7 @@ static void check_plan(struct device *d, const struct hopper_plan *p, int n, int
 
 	snprintf(what, sizeof what, "%s, tile %d by %d, %d splits", grad ? "dx" : "y", p->rows, p->tokens, p->splits);
 	if (built)
-		assert_all_close(d, got, y, ny, is_f32(how) ? fp32 : tolerance(d, fp32, 0), what);
+		assert_all_close(d, got, y, ny, is_f32(how) ? 1e-5 : tolerance(d, 1e-5, 0), what);
 	FREE(w, x, y0, y, got);
 	case_end(d);
 }

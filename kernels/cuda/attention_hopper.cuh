@@ -11,6 +11,9 @@
 #define HOPPER_ROWS    128
 #define HOPPER_THREADS 256
 
+/* Bytes that a block may lose until its tiles begin at a multiple of 1024. */
+#define HOPPER_ALIGN (1024 - 128)
+
 /* Whether this device and this build have these kernels, and they are for such sequences. */
 static inline bool attention_is_hopper(const struct cuda_device *d, const struct attention *s)
 {
@@ -49,7 +52,24 @@ __device__ __forceinline__ bool tile_number(const struct attention &s, int group
 	return *first < sequence->queries * group;
 }
 
+/* Which warpgroup of the block this is: the same for a warp, and the compiler can see it. */
+__device__ __forceinline__ int warpgroup_index()
+{
+	return __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
+}
+
 /* ---- tiles ---- */
+
+template <typename T> __device__ __forceinline__ T *tile_begin(T *memory)
+{
+	return memory + (1024 - shared_address(memory) % 1024) % 1024 / sizeof(T);
+}
+
+/* 16-byte chunk `chunk` of row `row` of a tile of `rows` rows. */
+template <typename T> __device__ __forceinline__ T *panel_at(T *tile, int rows, int row, int chunk)
+{
+	return tile + (chunk / 8 * rows + row) * 64 + ((chunk ^ row) & 7) * 8;
+}
 
 /* Starts copying rows [first, first + ROWS) of x to a tile, zeros from row `end` on. */
 template <int D, int ROWS, typename T>

@@ -172,69 +172,6 @@ size_t nf4_plan_scratch(const struct nf4_plan *p, int n, int width)
 	return p->splits > 1 ? (size_t)p->splits * (size_t)n * (size_t)width * sizeof(float) : 0;
 }
 
-/* Bytes, and multiply-adds of wgmma, in a microsecond: of the memory and the L2 cache together, and of one multiprocessor. */
-#define HOPPER_MEMORY   4.3e6
-#define HOPPER_L2       5.5e6
-#define HOPPER_READS    70e3
-#define HOPPER_PRODUCTS 2.2e6
-#define HOPPER_STEP_US  0.2 /* of a stage whatever is in it */
-#define HOPPER_TILE_US  2.0 /* of a block: its first stage comes, its result goes */
-#define HOPPER_SUM_US   2.5 /* the second kernel of a product in splits */
-
-bool hopper_product_takes(int major, int minor, int n, int width, int depth)
-{
-	return major == 9 && minor == 0 && n > 0 && n <= HOPPER_MOST && width > 0 && depth > 0;
-}
-
-static double hopper_estimate(const struct hopper_plan *p, int multiprocessors, int n, int width)
-{
-	double blocks = (double)p->width_tiles * p->token_tiles * p->splits;
-	double active = blocks < multiprocessors ? blocks : multiprocessors;
-	int rounds = (int)((blocks + multiprocessors - 1) / multiprocessors);
-	double weights = 2.0 * HOPPER_DEPTH * p->rows, step = weights * active / p->token_tiles / HOPPER_MEMORY;
-	double bytes = weights + 2.0 * HOPPER_DEPTH * p->tokens, sums = 4.0 * n * width / HOPPER_L2;
-
-	step = larger(step, bytes * active / HOPPER_L2);
-	step = larger(step, bytes / HOPPER_READS);
-	step = larger(step, (double)p->rows * p->tokens * HOPPER_DEPTH / HOPPER_PRODUCTS);
-	step = larger(step, HOPPER_STEP_US);
-	if (p->splits > 1)
-		sums = HOPPER_SUM_US + 2 * p->splits * sums;
-	return rounds * (p->steps * step + HOPPER_TILE_US) + sums;
-}
-
-struct hopper_plan hopper_product_plan(int multiprocessors, int n, int width, int depth)
-{
-	int token_tiles = ceil_ratio(n, HOPPER_TILE), tokens = ceil_ratio(ceil_ratio(n, token_tiles), 32) * 32;
-	int stages = ceil_ratio(depth, HOPPER_DEPTH);
-	struct hopper_plan best = {0};
-	double least = 0;
-
-	for (int rows = 64; rows <= 256; rows *= 2)
-		for (int splits = 1; splits <= SPLITS_MOST && splits <= stages; splits++) {
-			struct hopper_plan p = {rows, tokens, ceil_ratio(width, rows), token_tiles, 0, ceil_ratio(stages, splits), 1};
-
-			p.splits = ceil_ratio(stages, p.steps);
-			if (p.splits != splits)
-				continue;
-			int blocks = multiprocessors / (p.token_tiles * p.splits);
-
-			p.width_blocks = blocks < 1 ? 1 : blocks < p.width_tiles ? blocks : p.width_tiles;
-			double us = hopper_estimate(&p, multiprocessors, n, width);
-
-			if (best.splits == 0 || us < least) {
-				best = p;
-				least = us;
-			}
-		}
-	return best;
-}
-
-size_t hopper_plan_scratch(const struct hopper_plan *p, int n, int width)
-{
-	return p->splits > 1 ? (size_t)p->splits * (size_t)n * (size_t)width * sizeof(float) : 0;
-}
-
 int convert_rows(int n, int rows, int cols, size_t act_size)
 {
 	size_t most = (n > CONVERT_FEW ? CONVERT_BYTES : CONVERT_FEW_BYTES) / ((size_t)cols * act_size + 1) / NF4_BLOCK * NF4_BLOCK;
@@ -263,22 +200,8 @@ size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act
 {
 	size_t act_size = act == DTYPE_F32 ? 4 : 2;
 
-	if (n <= 0 || rows <= 0 || cols <= 0 || (w == act && act == DTYPE_F32))
+	if (w == act || n <= 0 || rows <= 0 || cols <= 0)
 		return 0;
-	if (w == act) {
-		size_t parts = 0;
-
-		for (int t = n < HOPPER_MOST ? n : HOPPER_MOST; t > 0; t--) {
-			if (!hopper_product_takes(major, minor, t, rows, cols))
-				continue;
-			struct hopper_plan y = hopper_product_plan(multiprocessors, t, rows, cols);
-			struct hopper_plan dx = hopper_product_plan(multiprocessors, t, cols, rows);
-
-			parts = larger_size(parts, hopper_plan_scratch(&y, t, rows));
-			parts = larger_size(parts, hopper_plan_scratch(&dx, t, cols));
-		}
-		return parts;
-	}
 	/* What cannot be fused for its alignment is converted, whatever the shape. */
 	size_t most = 0;
 

@@ -81,26 +81,6 @@ struct nf4_plan nf4_backward_plan(int major, int minor, int multiprocessors, int
 /* Bytes of scratch of a plan for n tokens and a result of that width: 0 without splits. */
 size_t nf4_plan_scratch(const struct nf4_plan *p, int n, int width);
 
-/* Products of 16-bit matrices with up to so many tokens that Hopper's own kernels do (hopper_product.cu): beyond, the tensor cores
- * are what counts, which cuBLASLt uses better. */
-#define HOPPER_MOST 192
-
-/* Their tiles: so many rows of the result's width, by up to HOPPER_TILE tokens in steps of 32, by 64 of the sum in one stage. */
-#define HOPPER_TILE  192
-#define HOPPER_DEPTH 64
-
-struct hopper_plan {
-	int rows, tokens; /* of a tile: 64, 128 or 256, and a multiple of 32 */
-	int width_tiles, token_tiles, splits, steps;
-	int width_blocks; /* at least: each goes from tile to tile */
-};
-
-/* Whether there is a plan for y (width: rows, depth: cols) or dx (width: cols, depth: rows). */
-bool hopper_product_takes(int major, int minor, int n, int width, int depth);
-struct hopper_plan hopper_product_plan(int multiprocessors, int n, int width, int depth);
-/* Bytes of scratch, 0 without splits. */
-size_t hopper_plan_scratch(const struct hopper_plan *p, int n, int width);
-
 /* Rows that are converted at once for a product with n tokens: all, or a multiple of 64 (whole NF4 blocks). */
 int convert_rows(int n, int rows, int cols, size_t act_size);
 /* Bytes of that many rows, and of the fp32 absmax of an NF4 matrix, both rounded up to 256. */

@@ -1,5 +1,5 @@
 /* Matrix products: which of the kernels does one. A matrix in the activations' dtype goes to cuBLASLt, or for few tokens
- * to kernels that read it once: few.cu, and on Hopper for some more hopper_product.cu; an NF4 matrix to the fused kernels as long as those are faster; everything else is
+ * to a kernel that reads it once; an NF4 matrix to the fused kernels as long as those are faster; everything else is
  * converted into scratch first, in pieces of whole rows. What cuBLASLt does not take, plain arithmetic does. */
 #include "kernels/cuda/cublas.h"
 
@@ -124,8 +124,6 @@ static void matmul(struct device *d, enum dtype act, const void *x, const struct
 		return;
 	}
 	if (w->dtype == act) {
-		if (act != DTYPE_F32 && hopper_product(d, &out, x, w->cols, w, false))
-			return;
 		rows_product(d, &out, x, w->data, 0, w->rows, w->cols);
 		return;
 	}
@@ -152,8 +150,6 @@ static void matmul_grad_x(struct device *d, enum dtype act, const void *dy, int 
 	if (fused(d, act, w, n) && nf4_backward(d, &out, dy, lddy, w))
 		return;
 	if (w->dtype == act) {
-		if (act != DTYPE_F32 && hopper_product(d, &out, dy, lddy, w, true))
-			return;
 		rows_product_grad(d, &out, dy, lddy, w->data, 0, w->rows);
 		return;
 	}

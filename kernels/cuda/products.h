@@ -49,12 +49,6 @@ void few_product(struct device *d, const struct product_out *out, const void *x,
 /* The fused NF4 products for 16-bit activations. false: not for these pointers and sizes. */
 bool nf4_forward(struct device *d, const struct product_out *out, const void *x, const struct matrix *w);
 bool nf4_backward(struct device *d, const struct product_out *out, const void *dy, int lddy, const struct matrix *w);
-/* Products of a 16-bit matrix in out's dtype on Hopper (hopper_product.cu): y, or with grad dx, of x whose rows are ldx apart.
- * false: not for this device, these pointers and sizes. */
-bool hopper_product(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w, bool grad);
-/* As a plan says, which may be any that covers the product, on a device and for pointers and sizes that are. false: not built. */
-bool hopper_product_run(struct device *d, const struct product_out *out, const void *x, int ldx, const struct matrix *w, bool grad,
-			const struct hopper_plan *p);
 /* Stores, or adds, the sum of parts (splits, n, width), in order (simt.cu). */
 void splits_sum(struct device *d, const struct product_out *out, const float *parts, int splits);
 

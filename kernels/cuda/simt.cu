@@ -7,7 +7,6 @@
 #define THREADS 256
 #define TILE    64
 #define DEPTH   16
-#define BATCH   4
 #define LD      (TILE + 4) /* keeps rows aligned to 16 bytes and columns in different banks */
 
 /* tile[k][i] = element (first + i, k0 + k), zeros outside (width, depth). Neighbouring threads read neighbours in memory:
@@ -91,31 +90,16 @@ __global__ void __launch_bounds__(THREADS) splits_kernel(const float *parts, int
 	const float *p = parts + t * (size_t)out.width + (size_t)at;
 	float sum[4] = {};
 
-	if (out.width % 4 == 0) {
-		/* Many loads on their way together. */
-		int z = 0;
-
-		for (; z + BATCH <= splits; z += BATCH, p += BATCH * size) {
-			pack<float> x[BATCH];
-
-#pragma unroll
-			for (int b = 0; b < BATCH; b++)
-				x[b] = load_pack(p + b * size);
-#pragma unroll
-			for (int b = 0; b < BATCH; b++)
-				for (int j = 0; j < 4; j++)
-					sum[j] += x[b].v[j];
-		}
-		for (; z < splits; z++, p += size) {
+	for (int z = 0; z < splits; z++, p += size) {
+		if (out.width % 4 == 0) {
 			pack<float> x = load_pack(p);
 
 			for (int j = 0; j < 4; j++)
 				sum[j] += x.v[j];
-		}
-	} else {
-		for (int z = 0; z < splits; z++, p += size)
+		} else {
 			for (int j = 0; j < 4 && j < left; j++)
 				sum[j] += p[j];
+		}
 	}
 	store4<T>(out.y, out.how, t * (size_t)out.ld + (size_t)at, left, vector, sum);
 }

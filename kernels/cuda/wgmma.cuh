@@ -26,26 +26,6 @@
 #define HAS_WGMMA 0
 #endif
 
-/* Bytes that a block may lose until its tiles begin at a multiple of 1024. */
-#define HOPPER_ALIGN (1024 - 128)
-
-template <typename T> __device__ __forceinline__ T *tile_begin(T *memory)
-{
-	return memory + (1024 - shared_address(memory) % 1024) % 1024 / sizeof(T);
-}
-
-/* 16-byte chunk `chunk` of row `row` of a tile of `rows` rows. */
-template <typename T> __device__ __forceinline__ T *panel_at(T *tile, int rows, int row, int chunk)
-{
-	return tile + (chunk / 8 * rows + row) * 64 + ((chunk ^ row) & 7) * 8;
-}
-
-/* Which warpgroup of the block this is: the same for a warp, and the compiler can see it. */
-__device__ __forceinline__ int warpgroup_index()
-{
-	return __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
-}
-
 /* Descriptors of an operand: where it begins in shared memory, bytes from panel to panel and from eight rows to the next. */
 __device__ __forceinline__ uint64_t wgmma_operand(const void *tile, int panel)
 {
@@ -102,26 +82,18 @@ template <typename T, int N> struct wgmma_of;
 
 #define WGMMA_TEN(t)                                                                                                   \
 	"%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9"
-#define WGMMA_NAMES_16 WGMMA_TEN() ",%10,%11,%12,%13,%14,%15"
 #define WGMMA_NAMES_32 WGMMA_TEN() "," WGMMA_TEN(1) "," WGMMA_TEN(2) ",%30,%31"
 #define WGMMA_NAMES_40 WGMMA_TEN() "," WGMMA_TEN(1) "," WGMMA_TEN(2) "," WGMMA_TEN(3)
-#define WGMMA_NAMES_48 WGMMA_NAMES_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define WGMMA_NAMES_64 WGMMA_NAMES_40 "," WGMMA_TEN(4) "," WGMMA_TEN(5) ",%60,%61,%62,%63"
-#define WGMMA_NAMES_80 WGMMA_NAMES_40 "," WGMMA_TEN(4) "," WGMMA_TEN(5) "," WGMMA_TEN(6) "," WGMMA_TEN(7)
-#define WGMMA_NAMES_96 WGMMA_NAMES_80 "," WGMMA_TEN(8) ",%90,%91,%92,%93,%94,%95"
 #define WGMMA_NAMES_128                                                                                                \
 	WGMMA_NAMES_40 "," WGMMA_TEN(4) "," WGMMA_TEN(5) "," WGMMA_TEN(6) "," WGMMA_TEN(7) "," WGMMA_TEN(8) ","        \
 		WGMMA_TEN(9) "," WGMMA_TEN(10) "," WGMMA_TEN(11) ",%120,%121,%122,%123,%124,%125,%126,%127"
 
 #define WGMMA_D(n)   "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define WGMMA_D4(n)  WGMMA_D(n), WGMMA_D(n + 1), WGMMA_D(n + 2), WGMMA_D(n + 3)
-#define WGMMA_OUT_16 WGMMA_D4(0)
 #define WGMMA_OUT_32 WGMMA_D4(0), WGMMA_D4(4)
 #define WGMMA_OUT_40 WGMMA_OUT_32, WGMMA_D(8), WGMMA_D(9)
-#define WGMMA_OUT_48 WGMMA_OUT_32, WGMMA_D4(8)
 #define WGMMA_OUT_64 WGMMA_OUT_32, WGMMA_D4(8), WGMMA_D4(12)
-#define WGMMA_OUT_80 WGMMA_OUT_64, WGMMA_D4(16)
-#define WGMMA_OUT_96 WGMMA_OUT_80, WGMMA_D4(20)
 #define WGMMA_OUT_128                                                                                                  \
 	WGMMA_OUT_64, WGMMA_D4(16), WGMMA_D4(20), WGMMA_D4(24), WGMMA_D4(28)
 
@@ -152,18 +124,10 @@ template <typename T, int N> struct wgmma_of;
 	};
 
 #if HAS_WGMMA
-WGMMA_DEFINE(__nv_bfloat16, bf16, 32, 16, 16, 17, 18, 19, 20, 21, 22)
-WGMMA_DEFINE(__nv_bfloat16, bf16, 96, 48, 48, 49, 50, 51, 52, 53, 54)
-WGMMA_DEFINE(__nv_bfloat16, bf16, 160, 80, 80, 81, 82, 83, 84, 85, 86)
-WGMMA_DEFINE(__nv_bfloat16, bf16, 192, 96, 96, 97, 98, 99, 100, 101, 102)
 WGMMA_DEFINE(__nv_bfloat16, bf16, 64, 32, 32, 33, 34, 35, 36, 37, 38)
 WGMMA_DEFINE(__nv_bfloat16, bf16, 80, 40, 40, 41, 42, 43, 44, 45, 46)
 WGMMA_DEFINE(__nv_bfloat16, bf16, 128, 64, 64, 65, 66, 67, 68, 69, 70)
 WGMMA_DEFINE(__nv_bfloat16, bf16, 256, 128, 128, 129, 130, 131, 132, 133, 134)
-WGMMA_DEFINE(__half, f16, 32, 16, 16, 17, 18, 19, 20, 21, 22)
-WGMMA_DEFINE(__half, f16, 96, 48, 48, 49, 50, 51, 52, 53, 54)
-WGMMA_DEFINE(__half, f16, 160, 80, 80, 81, 82, 83, 84, 85, 86)
-WGMMA_DEFINE(__half, f16, 192, 96, 96, 97, 98, 99, 100, 101, 102)
 WGMMA_DEFINE(__half, f16, 64, 32, 32, 33, 34, 35, 36, 37, 38)
 WGMMA_DEFINE(__half, f16, 80, 40, 40, 41, 42, 43, 44, 45, 46)
 WGMMA_DEFINE(__half, f16, 128, 64, 64, 65, 66, 67, 68, 69, 70)

@@ -452,6 +452,7 @@ static void reserved_scratch_is_enough_for_a_pass_and_for_all_smaller_ones(void 
 	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
 		for (int k = 0; k < 3; k++) {
 			const struct pass_shape *s = &shapes[i];
+			struct matrix w = {.dtype = acts[k], .rows = 16, .cols = 16};
 			struct recording *r = NULL;
 			struct device *d;
 
@@ -460,9 +461,10 @@ static void reserved_scratch_is_enough_for_a_pass_and_for_all_smaller_ones(void 
 			/* Room for every operand: nothing touches it. */
 			char *p = memory(d, (size_t)12 << 30);
 
-			/* cuBLASLt's workspace is made by its first product. */
+			/* cuBLASLt's workspace is made by the first product. */
+			w.data = p;
 			device_zero(d, p, 1 << 16);
-			d->ops->matmul_grad_w(d, p, 16, p + 4096, 16, 16, 16, (float *)(p + 8192));
+			d->ops->matmul(d, p + 4096, &w, 16, STORE_F32, p + 8192, 16);
 			check(device_wait(d, &err));
 			uint64_t allocations = cuda_fake_count().allocations;
 

@@ -4,15 +4,14 @@
 
 static void products_of_a_warpgroup_agree_with_float64(void **state)
 {
-	static const int sizes[] = {32, 64, 80, 96, 128, 160, 192, 256};
+	static const int sizes[] = {64, 80, 128, 256};
 	struct device *d;
 
 	(void)state;
 	EACH_DEVICE(d)
 	for (int form = 0; form < WGMMA_FORMS; form++)
 		for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-			bool a_columns = form == BY_COLUMNS || form == COLUMNS_AND_ROWS;
-			bool b_columns = form == BY_COLUMNS || form == ROWS_AND_COLUMNS || form == REGISTERS_AND_COLUMNS;
+			bool a_columns = form == BY_COLUMNS, b_columns = form != BY_ROWS && form != REGISTERS_AND_ROWS;
 			int n = sizes[i], depth = WGMMA_DEPTH;
 			float *a = random_floats((size_t)(64 * depth), 1), *b = random_floats((size_t)(n * depth), 1);
 			double *want = xcalloc((size_t)(64 * n), sizeof *want);
@@ -26,7 +25,7 @@ static void products_of_a_warpgroup_agree_with_float64(void **state)
 						want[row * n + c] += (double)(a_columns ? a[k * 64 + row] : a[row * depth + k]) *
 								     (b_columns ? b[k * n + c] : b[c * depth + k]);
 			snprintf(what, sizeof what, "form %d, n %d", form, n);
-			if (((n % 64 == 0 && n != 192) || !b_columns) && wgmma_product(d, (enum wgmma_form)form, n, a_there, b_there, out)) {
+			if ((n % 64 == 0 || !b_columns) && wgmma_product(d, (enum wgmma_form)form, n, a_there, b_there, out)) {
 				got = f32_out(d, out, (size_t)(64 * n));
 				assert_all_close(d, got, want, (size_t)(64 * n), 1e-5, what);
 			}

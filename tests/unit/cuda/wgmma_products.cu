@@ -61,10 +61,9 @@ template <typename T, int N> static void product(struct device *d, enum wgmma_fo
 {
 	switch (form) {
 	case BY_ROWS: launch<T, N, false, false, false>(d, a, b, out); break;
-	case COLUMNS_AND_ROWS: launch<T, N, true, false, false>(d, a, b, out); break;
 	case REGISTERS_AND_ROWS: launch<T, N, false, false, true>(d, a, b, out); break;
 	default:
-		if constexpr (N % 64 == 0 && N != 192) {
+		if constexpr (N % 64 == 0) {
 			if (form == BY_COLUMNS)
 				launch<T, N, true, true, false>(d, a, b, out);
 			else if (form == ROWS_AND_COLUMNS)
@@ -77,15 +76,7 @@ template <typename T, int N> static void product(struct device *d, enum wgmma_fo
 
 template <typename T> static void product_of(struct device *d, enum wgmma_form form, int n, const void *a, const void *b, float *out)
 {
-	if (n == 32)
-		product<T, 32>(d, form, a, b, out);
-	else if (n == 96)
-		product<T, 96>(d, form, a, b, out);
-	else if (n == 160)
-		product<T, 160>(d, form, a, b, out);
-	else if (n == 192)
-		product<T, 192>(d, form, a, b, out);
-	else if (n == 64)
+	if (n == 64)
 		product<T, 64>(d, form, a, b, out);
 	else if (n == 80)
 		product<T, 80>(d, form, a, b, out);

@@ -124,24 +124,6 @@ static void products_agree_with_float64_in_every_dtype(void **state)
 	}
 }
 
-/* 16-bit matrices and some tokens: every tile of Hopper's products, whole and in part, one after the other and beside each other,
- * in splits and in one sum; rows of dy and y further apart. */
-static void products_of_tiles_agree_with_float64(void **state)
-{
-	static const int shapes[][3] = {{9, 72, 1032},  {33, 264, 200},  {70, 520, 264},  {100, 136, 136}, {130, 264, 328},
-					{161, 1288, 80}, {12, 2056, 72}, {12, 72, 2056}, {192, 200, 520}, {193, 72, 136},
-					{16, 8456, 64},  {16, 64, 8456}};
-	struct device *d;
-
-	(void)state;
-	EACH_DEVICE(d)
-	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-		for (int how = 0; how < 4; how++)
-			if (d->act != DTYPE_F32 && (how % 2 == 0 || i < 4))
-				check_products(d, d->act == DTYPE_BF16 ? 1 : 2, shapes[i][0], shapes[i][1], shapes[i][2],
-					       (enum store)((how + (int)i) % 4), how ? 8 : 0);
-}
-
 /* A token with a single 1 takes one column of w, or one row: exactly what dequantize gives, whichever kernel does it. */
 static void check_values(struct device *d, size_t kind, bool round, int n, int rows, int cols)
 {
@@ -626,7 +608,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(products_agree_with_float64_in_every_dtype),
-		cmocka_unit_test(products_of_tiles_agree_with_float64),
 		cmocka_unit_test(products_multiply_what_dequantize_gives),
 		cmocka_unit_test(long_sums_are_split_in_a_fixed_order),
 		cmocka_unit_test(weight_gradients_agree_with_float64),

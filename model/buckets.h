@@ -3,8 +3,8 @@
 #ifndef MODEL_BUCKETS_H
 #define MODEL_BUCKETS_H
 
-/* The smallest bucket that holds n >= 1: multiples of 16 up to 256, then of an eighth to a sixteenth of the size, so that
- * above 128 less than an eighth of a pass is filling; about 8 buckets to an octave. */
+/* The smallest bucket that holds n >= 1: multiples of 16 up to 128 and of a quarter of the octave up to 512, sizes at which a pass
+ * is bound by the bytes of its weights and filling costs little; above that of a sixteenth to an eighth of n. */
 int bucket_of(int n);
 
 #endif

@@ -21,7 +21,9 @@ static struct bench bench;
 
 void bench_heading(const char *title)
 {
-	printf("\n%s\n\n| what | achieved | limit | of the limit | target | met |\n|---|---|---|---|---|---|\n", title);
+	printf("\n%s\n\n| what | achieved | limit | of the limit | target | met "
+	       "|\n|---|---|---|---|---|---|\n",
+	       title);
 }
 
 static bool less_is_better(const struct figure *f)
@@ -42,7 +44,10 @@ static void json_row(struct bench *b, const struct figure *f, double ratio, bool
 	struct strbuf s = STRBUF_INIT;
 	const struct {
 		const char *key, *value;
-	} texts[] = {{"workload", f->workload}, {"name", f->name}, {"unit", f->unit}, {"device", b->info.name},
+	} texts[] = {{"workload", f->workload},
+		     {"name", f->name},
+		     {"unit", f->unit},
+		     {"device", b->info.name},
 		     {"note", f->note}};
 
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
@@ -82,9 +87,10 @@ void bench_row(struct bench *b, const struct figure *f)
 		number(f->target, value);
 		snprintf(target, sizeof target, "%s %s", value, f->unit);
 	}
-	printf("| %s%s%s%s | %s %s | %s%s%s | %s | %s | %s |\n", f->name, f->note ? " (" : "", f->note ? f->note : "",
-	       f->note ? ")" : "", achieved, f->unit, f->limit > 0 ? limit : "", f->limit > 0 ? " " : "",
-	       f->limit > 0 ? f->unit : "", part, target, f->target > 0 ? (met ? "yes" : "no") : "");
+	printf("| %s%s%s%s | %s %s | %s%s%s | %s | %s | %s |\n", f->name, f->note ? " (" : "",
+	       f->note ? f->note : "", f->note ? ")" : "", achieved, f->unit, f->limit > 0 ? limit : "",
+	       f->limit > 0 ? " " : "", f->limit > 0 ? f->unit : "", part, target,
+	       f->target > 0 ? (met ? "yes" : "no") : "");
 	fflush(stdout);
 	if (b->json)
 		json_row(b, f, ratio, met);
@@ -102,7 +108,7 @@ double bench_limit(const struct bench *b, double bytes, double flops)
 
 /* ---- an L4 ---- */
 
-#define L4_BANDWIDTH 300e9 /* NVIDIA's data sheet */
+#define L4_BANDWIDTH 300e9  /* NVIDIA's data sheet */
 #define L4_FLOPS     121e12 /* fp16, dense */
 
 static struct prediction {
@@ -127,7 +133,8 @@ void bench_predictions(struct bench *b)
 {
 	if (!n_predictions)
 		return;
-	bench_heading("Predictions for an L4 (300 GB/s, 121 TFLOP/s), not measured: the limit by the same counts of bytes and "
+	bench_heading("Predictions for an L4 (300 GB/s, 121 TFLOP/s), not measured: the limit by the same "
+		      "counts of bytes and "
 		      "operations, and the time at the part of the limit that this card reached");
 	for (int i = 0; i < n_predictions; i++)
 		bench_row(b, &(struct figure){.workload = "prediction",
@@ -215,7 +222,8 @@ double bench_median(double *x, int n)
 	return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-static double time_runs(const struct bench *b, struct device *d, bench_run *run, void *arg, int variants, bool record)
+static double time_runs(const struct bench *b, struct device *d, bench_run *run, void *arg, int variants,
+			bool record)
 {
 	struct error err = ERROR_INIT;
 	struct recording *r = NULL;
@@ -322,13 +330,16 @@ static void measure_ceilings(struct bench *b)
 				      .unit = "GB/s",
 				      .achieved = copies / 1e9,
 				      .limit = (double)b->info.bandwidth / 1e9});
-	bench_row(b, &(struct figure){.workload = "bandwidth",
-				      .name = "reading (sum of squares); the faster of these two is a limit below",
-				      .unit = "GB/s",
-				      .achieved = reads / 1e9,
-				      .limit = (double)b->info.bandwidth / 1e9});
 	bench_row(b, &(struct figure){
-			     .workload = "flops", .name = "8192 x 8192 x 8192 in bf16", .unit = "TFLOP/s", .achieved = b->flops / 1e12});
+			     .workload = "bandwidth",
+			     .name = "reading (sum of squares); the faster of these two is a limit below",
+			     .unit = "GB/s",
+			     .achieved = reads / 1e9,
+			     .limit = (double)b->info.bandwidth / 1e9});
+	bench_row(b, &(struct figure){.workload = "flops",
+				      .name = "8192 x 8192 x 8192 in bf16",
+				      .unit = "TFLOP/s",
+				      .achieved = b->flops / 1e12});
 }
 
 /* ---- the program ---- */
@@ -382,9 +393,10 @@ int main(int argc, char **argv)
 			   (strcmp(argv[i + 1], "nf4") == 0 || strcmp(argv[i + 1], "resident") == 0)) {
 			bench.weights = argv[++i];
 		} else {
-			fprintf(stderr, "usage: bench_gpu [--small] [--json FILE] [--sections NAME[,NAME...]] "
-					"[--weights nf4|resident]\n"
-					"sections: products attention operations epoch long decode\n");
+			fprintf(stderr,
+				"usage: bench_gpu [--small] [--json FILE] [--sections NAME[,NAME...]] "
+				"[--weights nf4|resident]\n"
+				"sections: products attention operations epoch long decode\n");
 			return 2;
 		}
 	}
@@ -400,10 +412,12 @@ int main(int argc, char **argv)
 	signal(SIGTERM, on_signal);
 	signal(SIGINT, on_signal);
 	bench.config = shapes(bench.small);
-	printf("On %s, compute capability %d.%d, %d multiprocessors, %.1f GB, driver for CUDA %d.%d, built with %d.%d%s.\n",
-	       bench.info.name, bench.info.major, bench.info.minor, bench.info.multiprocessors, (double)bench.info.memory / 1e9,
-	       bench.info.driver / 1000, bench.info.driver % 1000 / 10, bench.info.runtime / 1000,
-	       bench.info.runtime % 1000 / 10, bench.small ? "; tiny shapes, the figures mean nothing" : "");
+	printf("On %s, compute capability %d.%d, %d multiprocessors, %.1f GB, driver for CUDA %d.%d, built "
+	       "with %d.%d%s.\n",
+	       bench.info.name, bench.info.major, bench.info.minor, bench.info.multiprocessors,
+	       (double)bench.info.memory / 1e9, bench.info.driver / 1000, bench.info.driver % 1000 / 10,
+	       bench.info.runtime / 1000, bench.info.runtime % 1000 / 10,
+	       bench.small ? "; tiny shapes, the figures mean nothing" : "");
 	measure_ceilings(&bench);
 	if (bench_wants(&bench, "epoch") || bench_wants(&bench, "long") || bench_wants(&bench, "decode"))
 		bench_model(&bench);

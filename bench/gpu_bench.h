@@ -10,27 +10,27 @@
 #include "model/model.h"
 
 struct bench {
-	bool small;            /* tiny shapes and few repetitions: whether it runs, not how fast */
-	const char *sections;  /* "epoch,decode", or NULL: all */
-	const char *weights;   /* "nf4" or "resident", or NULL: both */
-	FILE *json;            /* or NULL */
+	bool small;           /* tiny shapes and few repetitions: whether it runs, not how fast */
+	const char *sections; /* "epoch,decode", or NULL: all */
+	const char *weights;  /* "nf4" or "resident", or NULL: both */
+	FILE *json;           /* or NULL */
 	struct device_info info;
-	double bandwidth;      /* measured: bytes read and written a second */
-	double flops;          /* measured: operations a second of a large bf16 product */
+	double bandwidth;           /* measured: bytes read and written a second */
+	double flops;               /* measured: operations a second of a large bf16 product */
 	struct model_config config; /* Gemma 2B's, or a tiny one */
-	char dir[256];         /* of the model's files; "" before they are made */
+	char dir[256];              /* of the model's files; "" before they are made */
 };
 
 /* One row. */
 struct figure {
 	const char *workload; /* what it is compared by: "epoch", "decode-1" … */
 	const char *name;
-	const char *unit;  /* "ms", "us", "GB": less is better; "tokens/s", "GB/s", "TFLOP/s": more */
+	const char *unit; /* "ms", "us", "GB": less is better; "tokens/s", "GB/s", "TFLOP/s": more */
 	double achieved;
-	double limit;      /* what bytes or operations allow on this card; 0: not known */
-	double target;     /* of achieved, or with `share` of its part of the limit; 0: none */
+	double limit;  /* what bytes or operations allow on this card; 0: not known */
+	double target; /* of achieved, or with `share` of its part of the limit; 0: none */
 	bool share, predicted;
-	const char *note;  /* or NULL */
+	const char *note; /* or NULL */
 };
 
 void bench_heading(const char *title);

@@ -83,7 +83,8 @@ static struct matrix pool_matrix(const struct pool *p, enum dtype dtype, int row
 				       .cols = cols,
 				       .data = p->packed + at / 2,
 				       .absmax = p->absmax + at / NF4_BLOCK};
-	return (struct matrix){.dtype = dtype, .rows = rows, .cols = cols, .data = (const uint16_t *)p->dense + at};
+	return (struct matrix){
+		.dtype = dtype, .rows = rows, .cols = cols, .data = (const uint16_t *)p->dense + at};
 }
 
 /* ---- products ---- */
@@ -141,20 +142,23 @@ void bench_products(struct bench *b)
 		p.dense = bench_room(d, weights * 2);
 		for (int back = 0; back < 2; back++)
 			for (int n = 1; n <= most; n *= b->small ? 4 : 2) {
-				double bytes = (double)weights * (0.5 + 4.0 / NF4_BLOCK) + 2.0 * n * (rows + cols);
+				double bytes = (double)weights * (0.5 + 4.0 / NF4_BLOCK) +
+					       2.0 * n * (rows + cols);
 				double limit = bench_limit(b, bytes, 2.0 * n * (double)weights);
 				char name[96], note[64], workload[48];
 
 				p.n = n;
 				p.back = back;
 				double own = bench_time(b, d, run_nf4, &p, pool_count(&pool, rows, cols));
-				double other = bench_time(b, d, run_dequantised, &p, pool_count(&pool, rows, cols));
+				double other = bench_time(b, d, run_dequantised, &p,
+							  pool_count(&pool, rows, cols));
 
-				snprintf(name, sizeof name, "%s %d x %d, M %d, %s", shapes[s].name, rows, cols, n,
+				snprintf(name, sizeof name, "%s %d x %d, M %d, %s", shapes[s].name, rows,
+					 cols, n, back ? "dx" : "y");
+				snprintf(note, sizeof note, "dequantised first %.1f us, %.2f times as long",
+					 1e6 * other, other / own);
+				snprintf(workload, sizeof workload, "nf4-%dx%d-%d-%s", rows, cols, n,
 					 back ? "dx" : "y");
-				snprintf(note, sizeof note, "dequantised first %.1f us, %.2f times as long", 1e6 * other,
-					 other / own);
-				snprintf(workload, sizeof workload, "nf4-%dx%d-%d-%s", rows, cols, n, back ? "dx" : "y");
 				bench_row(b, &(struct figure){.workload = workload,
 							      .name = name,
 							      .unit = "us",
@@ -181,7 +185,8 @@ struct sequences {
 };
 
 /* Sequences of the given lengths, packed, with q, k and v of a token side by side as the model has them. */
-static struct sequences sequences_new(struct device *d, const struct model_config *c, const int *lengths, int n)
+static struct sequences sequences_new(struct device *d, const struct model_config *c, const int *lengths,
+				      int n)
 {
 	int32_t *cu = xcalloc((size_t)n + 1, sizeof *cu);
 	struct sequences s = {0};
@@ -238,12 +243,12 @@ static void run_attention_grad(struct device *d, void *arg, int i)
 	int q = s->a.heads * s->a.head_dim, kv = s->a.kv_heads * s->a.head_dim;
 
 	(void)i;
-	d->ops->attention_grad(d, &s->a, s->qkv, columns(s->qkv, q), columns(s->qkv, q + kv), s->out, s->lse, s->dout, s->dqkv,
-			       columns(s->dqkv, q), columns(s->dqkv, q + kv));
+	d->ops->attention_grad(d, &s->a, s->qkv, columns(s->qkv, q), columns(s->qkv, q + kv), s->out, s->lse,
+			       s->dout, s->dqkv, columns(s->dqkv, q), columns(s->dqkv, q + kv));
 }
 
-static void attention_rows(struct bench *b, struct device *d, const char *what, const char *workload, struct sequences *s,
-			   double target)
+static void attention_rows(struct bench *b, struct device *d, const char *what, const char *workload,
+			   struct sequences *s, double target)
 {
 	double q = s->a.heads * s->a.head_dim, kv = s->a.kv_heads * s->a.head_dim, tokens = s->a.queries;
 
@@ -277,8 +282,8 @@ void bench_attention(struct bench *b)
 
 	for (int i = 0; i < count; i++)
 		rows[i] = b->small ? 9 : 75;
-	snprintf(title, sizeof title, "Attention: %d heads of %d over %d of keys and values, causal, bf16", c->heads, c->head_dim,
-		 c->kv_heads);
+	snprintf(title, sizeof title, "Attention: %d heads of %d over %d of keys and values, causal, bf16",
+		 c->heads, c->head_dim, c->kv_heads);
 	bench_heading(title);
 	struct sequences s = sequences_new(d, c, &one, 1);
 
@@ -298,7 +303,8 @@ struct step {
 	int h, f, q, kv;
 	struct matrix head;
 	int32_t *ids, *position;
-	float *stream, *dstream, *norm, *rstd, *logits, *cosines, *sines, *params, *grads, *moments, *grad_scale, *xa, *dxa;
+	float *stream, *dstream, *norm, *rstd, *logits, *cosines, *sines, *params, *grads, *moments,
+		*grad_scale, *xa, *dxa;
 	size_t trained;
 	uint32_t *seed_step;
 	double *sums;
@@ -360,11 +366,13 @@ static void run_work(struct device *d, void *arg, int i)
 	const struct step *t = k->t;
 	const struct kernels *ops = d->ops;
 	int n = t->n, h = t->h, f = t->f, width = t->q + 2 * t->kv;
-	struct matrix qkv = pool_matrix(&t->pool, k->weights, width, h, i), o = pool_matrix(&t->pool, k->weights, h, t->q, i),
-		      up = pool_matrix(&t->pool, k->weights, 2 * f, h, i), down = pool_matrix(&t->pool, k->weights, h, f, i);
+	struct matrix qkv = pool_matrix(&t->pool, k->weights, width, h, i),
+		      o = pool_matrix(&t->pool, k->weights, h, t->q, i),
+		      up = pool_matrix(&t->pool, k->weights, 2 * f, h, i),
+		      down = pool_matrix(&t->pool, k->weights, h, f, i);
 	const struct dropout_mask drop = {0.1f, 1, t->seed_step, t->position};
-	const struct lora_part parts[2] = {
-		adapter(t, t->q, 0, 0, 0), adapter(t, t->kv, t->q + t->kv, 8 * (size_t)(h + t->q), 1)};
+	const struct lora_part parts[2] = {adapter(t, t->q, 0, 0, 0),
+					   adapter(t, t->kv, t->q + t->kv, 8 * (size_t)(h + t->q), 1)};
 	const struct adamw update = {1e-4f, 0.9f, 0.999f, 1e-8f, 0.001f, 10, 1, false};
 
 	switch (k->work) {
@@ -373,17 +381,20 @@ static void run_work(struct device *d, void *arg, int i)
 	case QKV: ops->matmul(d, t->hidden, &qkv, n, STORE_ACT, t->s.dqkv, width); break;
 	case LORA: ops->lora(d, t->hidden, parts, 2, n, h, 2, &drop, ADD_ACT, t->s.dqkv, width); break;
 	case ROPE:
-		ops->rope(d, t->cosines, t->sines, t->position, n, t->c->heads + t->c->kv_heads, t->c->head_dim, width, false,
-			  t->s.qkv);
+		ops->rope(d, t->cosines, t->sines, t->position, n, t->c->heads + t->c->kv_heads,
+			  t->c->head_dim, width, false, t->s.qkv);
 		break;
 	case ATTENTION: run_attention(d, (void *)(uintptr_t)&t->s, i); break;
 	case O: ops->matmul(d, t->s.out, &o, n, ADD_F32, t->dstream, h); break;
 	case GATE_UP: ops->matmul(d, t->hidden, &up, n, STORE_ACT, t->gate_up, 2 * f); break;
-	case GATED: ops->gated(d, GATE_GELU_TANH, t->gate_up, columns(t->gate_up, f), n, f, 2 * f, t->wide); break;
+	case GATED:
+		ops->gated(d, GATE_GELU_TANH, t->gate_up, columns(t->gate_up, f), n, f, 2 * f, t->wide);
+		break;
 	case DOWN: ops->matmul(d, t->wide, &down, n, ADD_F32, t->dstream, h); break;
 	case HEAD: ops->matmul(d, t->hidden, &t->head, t->labels, STORE_F32, t->logits, t->head.rows); break;
 	case LOSS:
-		ops->cross_entropy(d, t->ids, t->labels, t->head.rows, t->grad_scale, t->logits, t->dlogits, t->sums);
+		ops->cross_entropy(d, t->ids, t->labels, t->head.rows, t->grad_scale, t->logits, t->dlogits,
+				   t->sums);
 		break;
 	case HEAD_BACK:
 		ops->matmul_grad_x(d, t->dlogits, t->head.rows, &t->head, t->labels, STORE_F32, t->dstream);
@@ -394,13 +405,15 @@ static void run_work(struct device *d, void *arg, int i)
 		break;
 	case GATE_UP_BACK: ops->matmul_grad_x(d, t->gate_up, 2 * f, &up, n, STORE_F32, t->dstream); break;
 	case NORM_BACK:
-		ops->rmsnorm_grad(d, t->stream, t->norm, t->rstd, t->dstream, n, h, 1, t->stream, t->hidden, NULL);
+		ops->rmsnorm_grad(d, t->stream, t->norm, t->rstd, t->dstream, n, h, 1, t->stream, t->hidden,
+				  NULL);
 		break;
 	case O_BACK: ops->matmul_grad_x(d, t->hidden, h, &o, n, STORE_ACT, t->s.out); break;
 	case ATTENTION_BACK: run_attention_grad(d, (void *)(uintptr_t)&t->s, i); break;
 	case QKV_BACK: ops->matmul_grad_x(d, t->s.dqkv, width, &qkv, n, STORE_F32, t->dstream); break;
 	case LORA_BACK:
-		ops->lora_grad(d, t->hidden, parts, 2, n, h, 2, &drop, t->s.dqkv, width, t->dxa, ADD_F32, t->dstream);
+		ops->lora_grad(d, t->hidden, parts, 2, n, h, 2, &drop, t->s.dqkv, width, t->dxa, ADD_F32,
+			       t->dstream);
 		break;
 	case SQUARES: ops->sum_squares(d, t->grads, t->trained, t->sums); break;
 	case ADAMW:
@@ -419,7 +432,8 @@ struct cost {
 
 static void costs(const struct step *t, int layers, struct cost out[WORKS])
 {
-	double n = t->n, h = t->h, f = t->f, q = t->q, kv = t->kv, width = q + 2 * kv, labels = t->labels, vocab = t->head.rows;
+	double n = t->n, h = t->h, f = t->f, q = t->q, kv = t->kv, width = q + 2 * kv, labels = t->labels,
+	       vocab = t->head.rows;
 	double heads = t->c->heads, dim = t->c->head_dim, trained = (double)t->trained;
 	int chunks = (t->n + t->labels - 1) / t->labels;
 	const struct cost all[WORKS] = {
@@ -441,7 +455,8 @@ static void costs(const struct step *t, int layers, struct cost out[WORKS])
 		[GATE_UP_BACK] = {"gate, up back", layers, n * (4 * f + 4 * h), 2 * f * h, 0},
 		[NORM_BACK] = {"rmsnorm back", 2 * layers, n * h * 18, 0, 0},
 		[O_BACK] = {"o back", layers, n * 2 * (h + q), h * q, 0},
-		[ATTENTION_BACK] = {"attention back", layers, n * 8 * (q + kv), 0, 10 * heads * dim * t->s.pairs},
+		[ATTENTION_BACK] = {"attention back", layers, n * 8 * (q + kv), 0,
+				    10 * heads * dim * t->s.pairs},
 		[QKV_BACK] = {"q, k, v back", layers - 1, n * (2 * width + 4 * h), width * h, 0},
 		[LORA_BACK] = {"lora back", layers, n * (10 * h + 2 * (q + kv)), 0, 64 * n * h},
 		[SQUARES] = {"gradient's norm", 1, 4 * trained, 0, 0},
@@ -469,7 +484,8 @@ static struct step step_new(struct bench *b, struct device *d, struct pool pool,
 	t.q = c->heads * c->head_dim;
 	t.kv = c->kv_heads * c->head_dim;
 	t.s = sequences_new(d, c, lengths, count);
-	size_t rows = (size_t)n, h = (size_t)t.h, f = (size_t)t.f, vocab = (size_t)c->vocab_size, labels = (size_t)t.labels;
+	size_t rows = (size_t)n, h = (size_t)t.h, f = (size_t)t.f, vocab = (size_t)c->vocab_size,
+	       labels = (size_t)t.labels;
 	int32_t *ids = xcalloc(2 * rows, sizeof *ids);
 
 	for (int i = 0; i < n; i++) {
@@ -480,8 +496,10 @@ static struct step step_new(struct bench *b, struct device *d, struct pool pool,
 	t.position = t.ids + rows;
 	device_upload(d, t.ids, ids, 2 * rows * sizeof *ids);
 	free(ids);
-	t.head = (struct matrix){
-		.dtype = DTYPE_BF16, .rows = c->vocab_size, .cols = t.h, .data = bench_random(d, vocab * h, 0.02f)};
+	t.head = (struct matrix){.dtype = DTYPE_BF16,
+				 .rows = c->vocab_size,
+				 .cols = t.h,
+				 .data = bench_random(d, vocab * h, 0.02f)};
 	t.stream = bench_random_f32(d, rows * h, 1);
 	t.dstream = bench_random_f32(d, rows * h, 1e-3f);
 	t.norm = bench_random_f32(d, h, 0.1f);
@@ -519,7 +537,9 @@ static void operations(struct bench *b, int tokens)
 	char title[160];
 
 	costs(&t, b->config.layers, all);
-	snprintf(title, sizeof title, "Operations of a step over %d tokens, bf16: one call; in brackets, calls and time of a step", t.n);
+	snprintf(title, sizeof title,
+		 "Operations of a step over %d tokens, bf16: one call; in brackets, calls and time of a step",
+		 t.n);
 	bench_heading(title);
 	for (int w = 0; w < WORKS; w++)
 		for (int nf4 = 0; nf4 < 2; nf4++) {
@@ -538,7 +558,8 @@ static void operations(struct bench *b, int tokens)
 			if (!projects)
 				total[1] += seconds * all[w].calls;
 			snprintf(name, sizeof name, "%s%s", all[w].name, nf4 ? ", NF4" : "");
-			snprintf(note, sizeof note, "%d times, %.3g ms", all[w].calls, 1e3 * seconds * all[w].calls);
+			snprintf(note, sizeof note, "%d times, %.3g ms", all[w].calls,
+				 1e3 * seconds * all[w].calls);
 			snprintf(key, sizeof key, "operation-%d", t.n);
 			bench_row(b, &(struct figure){.workload = key,
 						      .name = name,
@@ -547,7 +568,8 @@ static void operations(struct bench *b, int tokens)
 						      .limit = 1e6 * bench_limit(b, bytes, flops),
 						      .note = note});
 		}
-	printf("\nTogether %.3g ms a step with resident weights, %.3g ms with NF4.\n", 1e3 * total[0], 1e3 * total[1]);
+	printf("\nTogether %.3g ms a step with resident weights, %.3g ms with NF4.\n", 1e3 * total[0],
+	       1e3 * total[1]);
 	device_close(d);
 }
 

@@ -84,12 +84,15 @@ static int write_config(const struct model_config *c, const char *path, struct e
 	struct strbuf s = STRBUF_INIT;
 
 	strbuf_addf(&s,
-		    "{\"architectures\": [\"GemmaForCausalLM\"], \"model_type\": \"gemma\", \"vocab_size\": %d, \"hidden_size\": %d,\n"
+		    "{\"architectures\": [\"GemmaForCausalLM\"], \"model_type\": \"gemma\", \"vocab_size\": "
+		    "%d, \"hidden_size\": %d,\n"
 		    " \"intermediate_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d,\n"
-		    " \"num_key_value_heads\": %d, \"head_dim\": %d, \"max_position_embeddings\": %d, \"rms_norm_eps\": 1e-6,\n"
-		    " \"rope_theta\": 10000.0, \"hidden_act\": \"gelu\", \"bos_token_id\": 2, \"eos_token_id\": 1, \"pad_token_id\": 0}\n",
-		    c->vocab_size, c->hidden_size, c->intermediate_size, c->layers, c->heads, c->kv_heads, c->head_dim,
-		    c->max_positions);
+		    " \"num_key_value_heads\": %d, \"head_dim\": %d, \"max_position_embeddings\": %d, "
+		    "\"rms_norm_eps\": 1e-6,\n"
+		    " \"rope_theta\": 10000.0, \"hidden_act\": \"gelu\", \"bos_token_id\": 2, "
+		    "\"eos_token_id\": 1, \"pad_token_id\": 0}\n",
+		    c->vocab_size, c->hidden_size, c->intermediate_size, c->layers, c->heads, c->kv_heads,
+		    c->head_dim, c->max_positions);
 	int failed = file_write_atomic(path, s.data, s.len, err);
 
 	strbuf_free(&s);
@@ -162,7 +165,8 @@ static void make_files(struct bench *b)
 	bench_must(write_config(c, path, &err), &err);
 	snprintf(path, sizeof path, "%s/%s", b->dir, file_names[0]);
 	bench_must(write_weights(c, path, &err), &err);
-	printf("\nWrote a model of %.2f GB to %s in %.1f s.\n", weight_bytes(c, false) / 1e9, b->dir, clock_mono() - start);
+	printf("\nWrote a model of %.2f GB to %s in %.1f s.\n", weight_bytes(c, false) / 1e9, b->dir,
+	       clock_mono() - start);
 	fflush(stdout);
 }
 
@@ -245,7 +249,8 @@ static const char *variant_name(const struct variant *v)
 {
 	static char name[64];
 
-	snprintf(name, sizeof name, "%s, %s%s", v->resident ? "resident" : "nf4", v->act == DTYPE_F16 ? "fp16" : "bf16",
+	snprintf(name, sizeof name, "%s, %s%s", v->resident ? "resident" : "nf4",
+		 v->act == DTYPE_F16 ? "fp16" : "bf16",
 		 v->recipe == RECIPE_CODELAB ? ", recipe codelab" : "");
 	return name;
 }
@@ -282,7 +287,8 @@ static void epoch(struct bench *b, const struct variant *v, struct model *m)
 			slower++;
 		}
 	snprintf(note, sizeof note,
-		 "median %.3g ms; the first %.3g ms, %d more above twice the median together %.3g ms; %.0f tokens a step, loss %.2f, "
+		 "median %.3g ms; the first %.3g ms, %d more above twice the median together %.3g ms; %.0f "
+		 "tokens a step, loss %.2f, "
 		 "skipped %lld",
 		 1e3 * median, 1e3 * (t->at[0] - start), slower, 1e3 * slow, rows.tokens / steps, result.loss,
 		 (long long)result.skipped);
@@ -294,8 +300,8 @@ static void epoch(struct bench *b, const struct variant *v, struct model *m)
 				      .target = chosen ? 4 : 0,
 				      .note = note});
 	snprintf(name, sizeof name, "codelab's epoch, %s", variant_name(v));
-	snprintf(note, sizeof note, "by bytes %.3g ms a step, by operations %.3g ms", 1e3 * bytes / b->bandwidth,
-		 1e3 * flops / b->flops);
+	snprintf(note, sizeof note, "by bytes %.3g ms a step, by operations %.3g ms",
+		 1e3 * bytes / b->bandwidth, 1e3 * flops / b->flops);
 	bench_row(b, &(struct figure){.workload = "epoch-rate",
 				      .name = name,
 				      .unit = "tokens/s",
@@ -362,7 +368,8 @@ static void decode(struct bench *b, const struct variant *v, struct model *m, in
 	const struct model_config *c = &b->config;
 	int prompt = b->small ? 8 : 64, steps = b->small ? 6 : 136, first = b->small ? 2 : 8;
 	struct decode_item *items = xcalloc((size_t)batch, sizeof *items);
-	int32_t *ids = xcalloc((size_t)(batch * prompt), sizeof *ids), *chosen = xcalloc((size_t)batch, sizeof *chosen);
+	int32_t *ids = xcalloc((size_t)(batch * prompt), sizeof *ids),
+		*chosen = xcalloc((size_t)batch, sizeof *chosen);
 	double *times = xcalloc((size_t)steps, sizeof *times);
 	struct error err = ERROR_INIT;
 	struct transformer *t;
@@ -393,8 +400,8 @@ static void decode(struct bench *b, const struct variant *v, struct model *m, in
 	double flops = 2 * batch * (layer_weights(c) + (double)c->vocab_size * c->hidden_size);
 
 	snprintf(name, sizeof name, "decoding, batch %d, %s", batch, variant_name(v));
-	snprintf(note, sizeof note, "%.3g ms a token, %.0f GB/s; first pass %.3g ms", 1e3 * seconds, bytes / seconds / 1e9,
-		 1e3 * prefill);
+	snprintf(note, sizeof note, "%.3g ms a token, %.0f GB/s; first pass %.3g ms", 1e3 * seconds,
+		 bytes / seconds / 1e9, 1e3 * prefill);
 	snprintf(key, sizeof key, "decode-%d", batch);
 	bench_row(b, &(struct figure){.workload = key,
 				      .name = name,
@@ -404,7 +411,8 @@ static void decode(struct bench *b, const struct variant *v, struct model *m, in
 				      .target = batch == 1 ? 0.7 : 0,
 				      .share = true,
 				      .note = note});
-	snprintf(name, sizeof name, "decoding, batch %d, a token, %s", batch, v->resident ? "16 bits" : "nf4");
+	snprintf(name, sizeof name, "decoding, batch %d, a token, %s", batch,
+		 v->resident ? "16 bits" : "nf4");
 	bench_predict(b, name, bytes, flops, seconds);
 	kv_cache_free(k);
 	transformer_free(t);
@@ -422,10 +430,12 @@ void bench_model(struct bench *b)
 		{DTYPE_F16, RECIPE_CODELAB, true, false},
 		{DTYPE_F16, RECIPE_CODELAB, false, false},
 	};
-	bool epochs = bench_wants(b, "epoch"), longs = bench_wants(b, "long"), decodes = bench_wants(b, "decode");
+	bool epochs = bench_wants(b, "epoch"), longs = bench_wants(b, "long"),
+	     decodes = bench_wants(b, "decode");
 
 	make_files(b);
-	bench_heading("Training and decoding: 18 layers of Gemma 2B's shapes, random weights; LoRA of rank 8 on q and v, dropout 0.1; "
+	bench_heading("Training and decoding: 18 layers of Gemma 2B's shapes, random weights; LoRA of rank 8 "
+		      "on q and v, dropout 0.1; "
 		      "limits count weights and attention alone");
 	for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
 		const struct variant *v = &variants[i];
@@ -435,7 +445,8 @@ void bench_model(struct bench *b)
 		struct model *m;
 		char name[96];
 
-		if ((!epochs && !v->all) || (b->weights && strcmp(b->weights, v->resident ? "resident" : "nf4")))
+		if ((!epochs && !v->all) ||
+		    (b->weights && strcmp(b->weights, v->resident ? "resident" : "nf4")))
 			continue;
 		struct device *d = bench_open(v->act);
 

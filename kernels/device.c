@@ -44,8 +44,8 @@ static int cpu_alloc(struct device *d, size_t size, void **out, struct error *er
 		format_bytes(size, asked);
 		format_bytes(pages(_SC_AVPHYS_PAGES), free_now);
 		format_bytes(pages(_SC_PHYS_PAGES), all);
-		return error_set(err, ERR_INFRA, "not enough memory: %s asked for, %s of %s free", asked, free_now,
-				 all);
+		return error_set(err, ERR_INFRA, "not enough memory: %s asked for, %s of %s free", asked,
+				 free_now, all);
 	}
 	h->size = size;
 	*out = h + 1;

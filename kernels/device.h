@@ -34,12 +34,13 @@ extern struct device device_cpu;
 
 /* What a GPU is, for choosing one, for messages and for `anneal doctor`. */
 struct device_info {
-	char name[128];      /* "NVIDIA H200" */
-	int major, minor;    /* compute capability */
+	char name[128];   /* "NVIDIA H200" */
+	int major, minor; /* compute capability */
 	int multiprocessors;
 	uint64_t memory, free_memory; /* bytes */
 	uint64_t bandwidth;           /* of its memory, bytes a second by clock and bus width; 0: not known */
-	int driver, runtime; /* CUDA versions as 1000 * major + 10 * minor: what the driver can, what this was built with */
+	int driver,
+		runtime; /* CUDA versions as 1000 * major + 10 * minor: what the driver can, what this was built with */
 };
 
 /* The number of GPUs that this build can use here. 0 with *why filled in when there is none: no CUDA in this build, no

@@ -39,12 +39,12 @@ struct dropout_mask {
 
 /* The adapter of one projection: y[:, at …] += scale * B (A dropout(x)). Pointers into the device's memory. */
 struct lora_part {
-	const float *a, *b;      /* (rank, cols), (rows, rank) */
-	float *grad_a, *grad_b;  /* the same shapes: lora_grad adds to them */
-	float *xa;               /* (rank, n): A dropout(x), which lora saves for lora_grad */
+	const float *a, *b;     /* (rank, cols), (rows, rank) */
+	float *grad_a, *grad_b; /* the same shapes: lora_grad adds to them */
+	float *xa;              /* (rank, n): A dropout(x), which lora saves for lora_grad */
 	int rows, rank;
-	int at;                  /* column of y where its rows begin */
-	uint32_t stream;         /* of its dropout */
+	int at;          /* column of y where its rows begin */
+	uint32_t stream; /* of its dropout */
 };
 
 #define LORA_PARTS 3 /* at most this many adapters share an input: q, k, v */

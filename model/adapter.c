@@ -96,7 +96,8 @@ static int write_tensors(const char *dir, const char *name, const struct tensor 
 		const struct tensor *t = &list[tensors_order(w)[k]];
 		size_t size = (size_t)tensor_elements(t) * sizeof(float);
 		void *host = xmalloc(size);
-		failed = device_download(d, host, t->data, size, err) || tensors_add(w, host, size, err) ? -1 : 0;
+		failed = device_download(d, host, t->data, size, err) || tensors_add(w, host, size, err) ? -1
+													 : 0;
 		free(host);
 	}
 	if (failed)

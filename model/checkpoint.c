@@ -56,7 +56,8 @@ static void state_text(const struct trainer *t, char out[512])
 {
 	snprintf(out, 512,
 		 "step %" PRId64 " updates %" PRId64 " epoch %" PRId64 " cursor %" PRIu32 " tokens %" PRId64
-		 " skipped %" PRId64 " steps_logged %" PRId64 " loss_logged %a loss_total %a loss_scale %a scale_held %" PRId64,
+		 " skipped %" PRId64 " steps_logged %" PRId64
+		 " loss_logged %a loss_total %a loss_scale %a scale_held %" PRId64,
 		 t->step, t->updates, t->epoch, t->cursor, t->tokens, t->skipped, t->steps_logged,
 		 t->loss_logged, t->loss_total, t->loss_scale, t->scale_held);
 }
@@ -111,7 +112,8 @@ int trainer_save(struct trainer *t, const char *path, struct error *err)
 				.shape = {p->rows, p->cols},
 			};
 			if (!failed)
-				failed = device_download(t->device, at, part_of(p, k), p->count * sizeof *at, err);
+				failed = device_download(t->device, at, part_of(p, k), p->count * sizeof *at,
+							 err);
 			data[3 * i + (size_t)k] = at;
 			if (!failed)
 				crc = crc64(crc, at, p->count * sizeof *at);
@@ -231,10 +233,12 @@ static int read_state(struct trainer *s, const char *text, const char *path, str
 		       " tokens %" SCNd64 " skipped %" SCNd64 " steps_logged %" SCNd64
 		       " loss_logged %la loss_total %la loss_scale %la scale_held %" SCNd64 "%n",
 		       &s->step, &s->updates, &s->epoch, &s->cursor, &s->tokens, &s->skipped,
-		       &s->steps_logged, &s->loss_logged, &s->loss_total, &s->loss_scale, &s->scale_held, &end);
+		       &s->steps_logged, &s->loss_logged, &s->loss_total, &s->loss_scale, &s->scale_held,
+		       &end);
 
-	if (n != 11 || !(s->loss_scale > 0) || s->scale_held < 0 || text[end] || s->step < 0 || s->updates < 0 || s->updates > s->step || s->epoch < 0 ||
-	    s->cursor > s->nrows || s->steps_logged < 0 || s->steps_logged > s->step)
+	if (n != 11 || !(s->loss_scale > 0) || s->scale_held < 0 || text[end] || s->step < 0 ||
+	    s->updates < 0 || s->updates > s->step || s->epoch < 0 || s->cursor > s->nrows ||
+	    s->steps_logged < 0 || s->steps_logged > s->step)
 		return error_set(err, ERR_USAGE, "%s: its state makes no sense: %.200s", path, text);
 	return 0;
 }

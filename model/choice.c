@@ -22,7 +22,8 @@ static enum dtype dtype_of_precision(const char *precision, bool fp16)
 static int choose_cpu(const char *precision, const char *why, struct device_choice *out, struct error *err)
 {
 	if (strcmp(precision, "auto") != 0 && strcmp(precision, "fp32") != 0) {
-		error_set(err, ERR_USAGE, "precision %s needs a GPU%s%s", precision, why ? ": " : "", why ? why : "");
+		error_set(err, ERR_USAGE, "precision %s needs a GPU%s%s", precision, why ? ": " : "",
+			  why ? why : "");
 		return error_hint(err, "the CPU computes in fp32: set precision = \"auto\"");
 	}
 	out->device = &device_cpu;
@@ -30,9 +31,11 @@ static int choose_cpu(const char *precision, const char *why, struct device_choi
 	return 0;
 }
 
-int device_choose(const char *device, const char *precision, bool fp16, struct device_choice *out, struct error *err)
+int device_choose(const char *device, const char *precision, bool fp16, struct device_choice *out,
+		  struct error *err)
 {
-	static const char *const names[] = {[DTYPE_F32] = "fp32", [DTYPE_BF16] = "bf16", [DTYPE_F16] = "fp16"};
+	static const char *const names[] = {
+		[DTYPE_F32] = "fp32", [DTYPE_BF16] = "bf16", [DTYPE_F16] = "fp16"};
 	enum dtype act = dtype_of_precision(precision, fp16);
 	struct error why = ERROR_INIT;
 	char memory[16];
@@ -53,7 +56,8 @@ int device_choose(const char *device, const char *precision, bool fp16, struct d
 	return 0;
 }
 
-bool weights_choose(const char *weights, const struct device_choice *c, const struct model_config *config, char text[160])
+bool weights_choose(const char *weights, const struct device_choice *c, const struct model_config *config,
+		    char text[160])
 {
 	char nf4[16], resident[16];
 	bool keep = strcmp(weights, "resident") == 0;

@@ -9,8 +9,8 @@
 
 enum { PART_DECODE = 16 }; /* of pass_record; training has its own */
 
-int kv_cache_new(struct device *d, const struct model_config *c, int slots, int capacity, struct kv_cache **out,
-		 struct error *err)
+int kv_cache_new(struct device *d, const struct model_config *c, int slots, int capacity,
+		 struct kv_cache **out, struct error *err)
 {
 	static atomic_uint_fast64_t ids;
 	size_t size;
@@ -27,9 +27,11 @@ int kv_cache_new(struct device *d, const struct model_config *c, int slots, int 
 	int width = c->kv_heads * c->head_dim;
 
 	if ((int64_t)slots * capacity > INT32_MAX ||
-	    __builtin_mul_overflow((size_t)c->layers * 2 * (size_t)slots, (size_t)capacity * (size_t)width, &size) ||
+	    __builtin_mul_overflow((size_t)c->layers * 2 * (size_t)slots, (size_t)capacity * (size_t)width,
+				   &size) ||
 	    __builtin_mul_overflow(size, device_act_size(d), &size))
-		return error_set(err, ERR_USAGE, "a cache of %d sequences of %d tokens is too large", slots, capacity);
+		return error_set(err, ERR_USAGE, "a cache of %d sequences of %d tokens is too large", slots,
+				 capacity);
 	if (device_alloc(d, size, &memory, err))
 		return error_context(err, "a cache of %d sequences of %d tokens", slots, capacity);
 	struct kv_cache *k = xcalloc(1, sizeof *k);
@@ -78,10 +80,12 @@ static int count_check(const struct transformer *t, int count, struct error *err
 {
 	int most = loss_chunk_rows(t, 0);
 
-	return count > most ? error_set(err, ERR_USAGE, "%d sequences at once, the most is %d", count, most) : 0;
+	return count > most ? error_set(err, ERR_USAGE, "%d sequences at once, the most is %d", count, most)
+			    : 0;
 }
 
-int transformer_reserve_decode(struct transformer *t, const struct kv_cache *k, int tokens, int count, struct error *err)
+int transformer_reserve_decode(struct transformer *t, const struct kv_cache *k, int tokens, int count,
+			       struct error *err)
 {
 	const struct model_config *c = &t->model->config;
 	const struct pass_shape shape = {
@@ -104,8 +108,8 @@ int transformer_reserve_decode(struct transformer *t, const struct kv_cache *k, 
 	return device_reserve(t->device, device_scratch_for(t->device, &shape), err);
 }
 
-static int items_check(const struct transformer *t, const struct kv_cache *k, const struct decode_item *items, int count,
-		       int *tokens, struct error *err)
+static int items_check(const struct transformer *t, const struct kv_cache *k, const struct decode_item *items,
+		       int count, int *tokens, struct error *err)
 {
 	const struct model_config *c = &t->model->config;
 
@@ -114,15 +118,17 @@ static int items_check(const struct transformer *t, const struct kv_cache *k, co
 		const struct decode_item *it = &items[i];
 
 		if (it->slot < 0 || it->slot >= k->slots)
-			return error_set(err, ERR_USAGE, "slot %d is not one of the cache's %d", it->slot, k->slots);
+			return error_set(err, ERR_USAGE, "slot %d is not one of the cache's %d", it->slot,
+					 k->slots);
 		for (int j = 0; j < i; j++)
 			if (items[j].slot == it->slot)
-				return error_set(err, ERR_USAGE, "slot %d is fed twice in one pass", it->slot);
+				return error_set(err, ERR_USAGE, "slot %d is fed twice in one pass",
+						 it->slot);
 		int past = k->length[it->slot];
 
 		if (it->n < 1 || it->n > k->capacity - past) {
-			error_set(err, ERR_USAGE, "%d more tokens do not fit behind %d in a cache of %d", it->n, past,
-				  k->capacity);
+			error_set(err, ERR_USAGE, "%d more tokens do not fit behind %d in a cache of %d",
+				  it->n, past, k->capacity);
 			return error_hint(err, "shorten the prompt");
 		}
 		for (int j = 0; j < it->n; j++)
@@ -168,8 +174,8 @@ static void ask_choose(struct transformer *t, const struct pass *p, const void *
 
 	(void)unused;
 	t->ops->gather(t->device, w->x_out, w->in.last, count, c->hidden_size, w->picked);
-	t->ops->rmsnorm(t->device, w->picked, t->model->final_norm, count, c->hidden_size, c->rms_norm_eps, c->norm_offset,
-			w->normed, NULL, NULL);
+	t->ops->rmsnorm(t->device, w->picked, t->model->final_norm, count, c->hidden_size, c->rms_norm_eps,
+			c->norm_offset, w->normed, NULL, NULL);
 	t->ops->matmul(t->device, w->normed, &t->model->lm_head, count, STORE_F32, w->logits, c->vocab_size);
 	t->ops->argmax(t->device, w->logits, count, c->vocab_size, w->chosen);
 }
@@ -188,7 +194,8 @@ int transformer_decode(struct transformer *t, struct kv_cache *k, const struct d
 
 	if (count_check(t, count, err))
 		return -1;
-	if (items_check(t, k, items, count, &n, err) || workspace_plan(t, PASS_FORWARD, n, count, k->capacity, err))
+	if (items_check(t, k, items, count, &n, err) ||
+	    workspace_plan(t, PASS_FORWARD, n, count, k->capacity, err))
 		return -1;
 	int most = fill(k, items, count, &t->w->host);
 
@@ -220,7 +227,8 @@ int transformer_decode(struct transformer *t, struct kv_cache *k, const struct d
 		return -1;
 	size_t vocab = (size_t)c->vocab_size;
 
-	if (logits && device_download(t->device, logits, t->w->logits, (size_t)count * vocab * sizeof *logits, err))
+	if (logits &&
+	    device_download(t->device, logits, t->w->logits, (size_t)count * vocab * sizeof *logits, err))
 		return -1;
 	if (chosen && device_download(t->device, chosen, t->w->chosen, (size_t)count * sizeof *chosen, err))
 		return -1;

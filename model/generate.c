@@ -120,8 +120,8 @@ bool sampling_stops(const struct model_config *c, const struct sampling *s, int3
 	return false;
 }
 
-int continuation_begin(struct continuation *g, const struct transformer *t, const struct kv_cache *k, int slot,
-		       const int32_t *prompt, int n, const struct sampling *s, struct error *err)
+int continuation_begin(struct continuation *g, const struct transformer *t, const struct kv_cache *k,
+		       int slot, const int32_t *prompt, int n, const struct sampling *s, struct error *err)
 {
 	if (s->max_tokens < 1)
 		return error_set(err, ERR_USAGE, "max_tokens is %d, at least 1 is needed", s->max_tokens);
@@ -152,7 +152,8 @@ bool continuation_wants(const struct continuation *g, const struct decode_item *
 	return g->fed == g->n || g->fed + fed->n == g->n;
 }
 
-enum step continuation_take(struct continuation *g, const struct decode_item *fed, float *logits, int32_t chosen)
+enum step continuation_take(struct continuation *g, const struct decode_item *fed, float *logits,
+			    int32_t chosen)
 {
 	bool wanted = continuation_wants(g, fed);
 

@@ -31,15 +31,16 @@ enum step {
 };
 
 /* For an empty slot of k; s and prompt (n ids, at least 1) must outlive g. */
-int continuation_begin(struct continuation *g, const struct transformer *t, const struct kv_cache *k, int slot,
-		       const int32_t *prompt, int n, const struct sampling *s, struct error *err);
+int continuation_begin(struct continuation *g, const struct transformer *t, const struct kv_cache *k,
+		       int slot, const int32_t *prompt, int n, const struct sampling *s, struct error *err);
 /* What to feed next: of the prompt at most `most` tokens (n is 0 when that is 0), or the last id. */
 struct decode_item continuation_feed(const struct continuation *g, int most);
 /* Whether the pass that feeds so many of the prompt's tokens, or the last id, is to give an id. */
 bool continuation_wants(const struct continuation *g, const struct decode_item *fed);
 /* What transformer_decode made of the item: logits (vocab), which are overwritten, where the sampling's temperature is
  * above 0, else chosen. */
-enum step continuation_take(struct continuation *g, const struct decode_item *fed, float *logits, int32_t chosen);
+enum step continuation_take(struct continuation *g, const struct decode_item *fed, float *logits,
+			    int32_t chosen);
 
 /* Feeds prompt (n ids, at least 1) to an empty slot and samples until stop, max_tokens or the end of the cache's
  * capacity (FINISH_LENGTH). */

@@ -19,8 +19,8 @@ static int zeros(struct device *d, size_t count, const char *what, float **out, 
 	return 0;
 }
 
-int lora_set_new(struct device *d, const struct model_config *c, int rank, float alpha, const bool target[PROJ_COUNT],
-		 bool with_grads, struct lora_set **out, struct error *err)
+int lora_set_new(struct device *d, const struct model_config *c, int rank, float alpha,
+		 const bool target[PROJ_COUNT], bool with_grads, struct lora_set **out, struct error *err)
 {
 	int rows, cols;
 	size_t count = 0;

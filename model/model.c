@@ -28,9 +28,9 @@ struct holdings {
 	size_t packed_cap;
 	int32_t *bad; /* (weights): 1 where a value could not be quantised */
 	struct {
-		char *data;     /* of the group in progress */
-		float *absmax;  /* NF4 */
-		size_t at;      /* elements that it holds already */
+		char *data;    /* of the group in progress */
+		float *absmax; /* NF4 */
+		size_t at;     /* elements that it holds already */
 		struct matrix *whole;
 	} group;
 };
@@ -69,7 +69,8 @@ static float *take_f32(struct holdings *h, const struct tensor *t, struct error 
 }
 
 /* Elements first … first + count - 1 of a stored tensor, where the device can read them. On the CPU the map itself. */
-static const void *stage(struct holdings *h, const struct tensor *t, size_t first, size_t count, struct error *err)
+static const void *stage(struct holdings *h, const struct tensor *t, size_t first, size_t count,
+			 struct error *err)
 {
 	size_t size = tensor_dtype_size(t->dtype);
 	const char *from = (const char *)t->data + first * size;
@@ -107,8 +108,9 @@ static int group_of(enum proj p)
 
 /* Room for a projection of `bytes` bytes: in the buffer of its group, which its first member makes, or of its own. Groups
  * of NF4 need whole blocks. absmax, when it is wanted, gets (blocks) likewise. */
-static int place(struct holdings *h, struct layer *layer, const struct model_config *c, const struct weight *w,
-		 enum dtype dtype, bool groups, char **data, float **absmax, struct error *err)
+static int place(struct holdings *h, struct layer *layer, const struct model_config *c,
+		 const struct weight *w, enum dtype dtype, bool groups, char **data, float **absmax,
+		 struct error *err)
 {
 	size_t n = weight_elements(w), all = 0;
 	int members = groups ? group_of(w->proj) : 1, rows = 0;
@@ -127,7 +129,8 @@ static int place(struct holdings *h, struct layer *layer, const struct model_con
 		h->group.at = 0;
 		h->group.whole = w->proj == PROJ_Q ? &layer->qkv : &layer->gate_up;
 		h->group.data = hold(h, matrix_data_size(dtype, rows, w->cols), err);
-		h->group.absmax = absmax && h->group.data ? hold(h, nf4_blocks(all) * sizeof(float), err) : NULL;
+		h->group.absmax = absmax && h->group.data ? hold(h, nf4_blocks(all) * sizeof(float), err)
+							  : NULL;
 		if (!h->group.data || (absmax && !h->group.absmax))
 			return -1;
 		*h->group.whole = (struct matrix){.dtype = dtype,
@@ -136,7 +139,8 @@ static int place(struct holdings *h, struct layer *layer, const struct model_con
 						  .data = h->group.data,
 						  .absmax = h->group.absmax};
 	}
-	bool follows = groups && (w->proj == PROJ_K || w->proj == PROJ_V || w->proj == PROJ_UP) && h->group.whole;
+	bool follows = groups && (w->proj == PROJ_K || w->proj == PROJ_V || w->proj == PROJ_UP) &&
+		       h->group.whole;
 	if (members > 1 || follows) {
 		size_t at = h->group.at;
 		*data = h->group.data + (dtype == DTYPE_NF4 ? at / 2 : at * matrix_data_size(dtype, 1, 1));
@@ -155,8 +159,8 @@ static int place(struct holdings *h, struct layer *layer, const struct model_con
 /* ---- formats ---- */
 
 /* A matrix of a GPU that is not quantised: rounded to activations. */
-static int take_converted(struct holdings *h, const struct tensor *t, enum dtype stored, char *data, struct matrix *m,
-			  struct error *err)
+static int take_converted(struct holdings *h, const struct tensor *t, enum dtype stored, char *data,
+			  struct matrix *m, struct error *err)
 {
 	struct device *d = h->device;
 	size_t n = (size_t)tensor_elements(t), size = device_act_size(d);
@@ -177,8 +181,8 @@ static int take_converted(struct holdings *h, const struct tensor *t, enum dtype
 	return 0;
 }
 
-static int quantize(struct holdings *h, const struct tensor *t, enum dtype stored, bool through_fp16, uint8_t *packed,
-		    float *absmax, int32_t *bad, struct error *err)
+static int quantize(struct holdings *h, const struct tensor *t, enum dtype stored, bool through_fp16,
+		    uint8_t *packed, float *absmax, int32_t *bad, struct error *err)
 {
 	size_t n = (size_t)tensor_elements(t);
 
@@ -194,10 +198,12 @@ static int quantize(struct holdings *h, const struct tensor *t, enum dtype store
 }
 
 /* m's absmax, double-quantised. The codes belong to the model. */
-static int quantize_absmax(struct holdings *h, size_t blocks, const float *absmax, struct matrix *m, struct error *err)
+static int quantize_absmax(struct holdings *h, size_t blocks, const float *absmax, struct matrix *m,
+			   struct error *err)
 {
 	size_t n2 = (blocks + ABSMAX_BLOCK - 1) / ABSMAX_BLOCK;
-	float *host = xreallocarray(NULL, blocks, sizeof *host), *absmax2 = xreallocarray(NULL, n2, sizeof *absmax2);
+	float *host = xreallocarray(NULL, blocks, sizeof *host),
+	      *absmax2 = xreallocarray(NULL, n2, sizeof *absmax2);
 	uint8_t *codes = xmalloc(blocks);
 	void *codes_there = NULL, *absmax2_there = NULL;
 	int failed = device_download(h->device, host, absmax, blocks * sizeof *host, err);
@@ -243,9 +249,9 @@ static int grow_packed(struct holdings *h, size_t n, struct error *err)
 	return 0;
 }
 
-static int take_nf4(struct holdings *h, struct layer *layer, const struct model_config *c, const struct tensor *t,
-		    const struct weight *w, enum dtype stored, const struct model_options *o, int32_t *bad,
-		    struct matrix *m, struct error *err)
+static int take_nf4(struct holdings *h, struct layer *layer, const struct model_config *c,
+		    const struct tensor *t, const struct weight *w, enum dtype stored,
+		    const struct model_options *o, int32_t *bad, struct matrix *m, struct error *err)
 {
 	bool doubled = o->format == WEIGHTS_NF4_DOUBLE;
 	size_t n = weight_elements(w);
@@ -288,9 +294,9 @@ static int take_nf4(struct holdings *h, struct layer *layer, const struct model_
 	return 0;
 }
 
-static int take_matrix(struct holdings *h, struct layer *layer, const struct model_config *c, const struct tensor *t,
-		       const struct weight *w, const struct model_options *o, int32_t *bad, struct matrix *m,
-		       struct error *err)
+static int take_matrix(struct holdings *h, struct layer *layer, const struct model_config *c,
+		       const struct tensor *t, const struct weight *w, const struct model_options *o,
+		       int32_t *bad, struct matrix *m, struct error *err)
 {
 	enum dtype stored;
 	char *data;
@@ -365,10 +371,11 @@ static int check_bad(const struct model *m, const struct model_options *o, struc
 		i++;
 	if (!failed && i < n) {
 		struct weight w = weight_at(&m->config, i);
-		failed = error_set(err, ERR_USAGE,
-				   "%s: tensor %.200s has a value that is not finite%s: it cannot be quantised",
-				   tensors_find(h->tensors, w.name)->file, w.name,
-				   o->nf4_through_fp16 ? " in fp16" : "");
+		failed = error_set(
+			err, ERR_USAGE,
+			"%s: tensor %.200s has a value that is not finite%s: it cannot be quantised",
+			tensors_find(h->tensors, w.name)->file, w.name,
+			o->nf4_through_fp16 ? " in fp16" : "");
 	}
 	free(bad);
 	return failed;

@@ -108,8 +108,8 @@ struct lora_set {
 };
 
 /* Allocates for the model's shapes on a device (NULL: the CPU); A and B zero. with_grads also allocates gradients (zero). */
-int lora_set_new(struct device *d, const struct model_config *c, int rank, float alpha, const bool target[PROJ_COUNT],
-		 bool with_grads, struct lora_set **out, struct error *err);
+int lora_set_new(struct device *d, const struct model_config *c, int rank, float alpha,
+		 const bool target[PROJ_COUNT], bool with_grads, struct lora_set **out, struct error *err);
 /* A from U(-1/sqrt(cols), 1/sqrt(cols)) (peft: kaiming_uniform with a = sqrt 5), B zero; Philox counters keyed by seed
  * and the entry's position, so that the values do not depend on the order of anything else. */
 void lora_set_init(struct lora_set *s, uint64_t seed);

@@ -112,8 +112,9 @@ static int accumulate(struct trainer *t, const uint32_t *pick, size_t count, dou
 		done += pack(t, t->rows, pick + done, count - done, base, &b);
 		struct dropout drop = {(float)o->lora_dropout, o->seed, (uint64_t)t->step, t->base};
 
-		if (transformer_train(t->pass, &b, dropping ? &drop : NULL, (float)(t->loss_scale / (double)denominator),
-				      t->full, NULL, &labelled, err))
+		if (transformer_train(t->pass, &b, dropping ? &drop : NULL,
+				      (float)(t->loss_scale / (double)denominator), t->full, NULL, &labelled,
+				      err))
 			return -1;
 		base += b.tokens;
 	}

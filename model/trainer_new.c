@@ -297,7 +297,8 @@ static int reserve(struct trainer *t, struct error *err)
 	if (o->token_budget && tokens > (size_t)o->token_budget)
 		tokens = longest > (size_t)o->token_budget ? longest : (size_t)o->token_budget;
 	if (tokens > INT32_MAX)
-		return error_set(err, ERR_USAGE, "training: a step of %zu tokens is too large: set token_budget", tokens);
+		return error_set(err, ERR_USAGE,
+				 "training: a step of %zu tokens is too large: set token_budget", tokens);
 	return transformer_reserve(t->pass, (int)tokens, (int)taken, (int)longest, t->full != NULL, err);
 }
 

@@ -7,7 +7,7 @@
 
 /* One trained tensor. */
 struct parameter {
-	char name[128]; /* as in adapter_model.safetensors, or in the model's own file for METHOD_FULL */
+	char name[128];      /* as in adapter_model.safetensors, or in the model's own file for METHOD_FULL */
 	float *value, *grad; /* these and Adam's moments are in the device's memory */
 	float *m, *v;
 	size_t count;
@@ -44,8 +44,8 @@ struct trainer {
 	int64_t steps_logged;   /* their number */
 	double loss_total;      /* the same since the beginning of the run */
 	int64_t tokens, skipped;
-	double loss_scale;    /* fp16 activations: gradients come multiplied by it; else 1 */
-	int64_t scale_held;   /* updates since it last changed */
+	double loss_scale;  /* fp16 activations: gradients come multiplied by it; else 1 */
+	int64_t scale_held; /* updates since it last changed */
 
 	/* made again from that */
 	uint32_t *order;                    /* (nrows) of this epoch */

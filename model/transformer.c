@@ -8,7 +8,8 @@
 #include "model/buckets.h"
 #include "model/transformer_pass.h"
 
-int transformer_new(const struct model *m, const struct lora_set *lora, struct transformer **out, struct error *err)
+int transformer_new(const struct model *m, const struct lora_set *lora, struct transformer **out,
+		    struct error *err)
 {
 	void *sums;
 
@@ -18,7 +19,8 @@ int transformer_new(const struct model *m, const struct lora_set *lora, struct t
 				 m->config.head_dim);
 	if (model_device(m)->act != DTYPE_F32 && (m->config.head_dim % 16 || m->config.head_dim > 256)) {
 		error_set(err, ERR_USAGE,
-			  "config.json: head_dim %d: a GPU with 16-bit activations takes multiples of 16 up to 256",
+			  "config.json: head_dim %d: a GPU with 16-bit activations takes multiples of 16 up "
+			  "to 256",
 			  m->config.head_dim);
 		return error_hint(err, "set precision = \"fp32\", or device = \"cpu\"");
 	}
@@ -103,8 +105,8 @@ static void fill_sequence(struct inputs *in, int from, int to, int32_t base)
 
 /* The host's side of the inputs for b, filled up to n tokens with a sequence of its own (empty when n is b->tokens) if
  * `filling`. Gives the number of labels. */
-static int fill_inputs(const struct transformer *t, const struct batch *b, const struct dropout *drop, int n, bool filling,
-		       float grad_scale, struct inputs *in)
+static int fill_inputs(const struct transformer *t, const struct batch *b, const struct dropout *drop, int n,
+		       bool filling, float grad_scale, struct inputs *in)
 {
 	int labels = 0;
 
@@ -139,8 +141,8 @@ static int longest_bound(int n, int longest)
 	return n <= 512 || bound > n ? n : bound;
 }
 
-int pass_of_batch(struct transformer *t, const struct batch *b, const struct dropout *drop, enum pass_kind kind,
-		  float grad_scale, struct pass *p, int64_t *labelled, struct error *err)
+int pass_of_batch(struct transformer *t, const struct batch *b, const struct dropout *drop,
+		  enum pass_kind kind, float grad_scale, struct pass *p, int64_t *labelled, struct error *err)
 {
 	const struct model_config *c = &t->model->config;
 	bool filling = device_records(t->device);
@@ -194,7 +196,8 @@ int pass_of_batch(struct transformer *t, const struct batch *b, const struct dro
 
 /* ---- the layers ---- */
 
-const struct dropout_mask *pass_mask(const struct transformer *t, const struct pass *p, struct dropout_mask *out)
+const struct dropout_mask *pass_mask(const struct transformer *t, const struct pass *p,
+				     struct dropout_mask *out)
 {
 	if (p->dropout <= 0)
 		return NULL;
@@ -214,7 +217,8 @@ void *act_at(const struct transformer *t, const void *y, size_t columns)
 	return (char *)(uintptr_t)y + columns * t->act_size;
 }
 
-int pass_lora(const struct transformer *t, int layer, enum proj first, int count, struct lora_part parts[LORA_PARTS])
+int pass_lora(const struct transformer *t, int layer, enum proj first, int count,
+	      struct lora_part parts[LORA_PARTS])
 {
 	int n = 0, at = 0;
 
@@ -240,8 +244,8 @@ int pass_lora(const struct transformer *t, int layer, enum proj first, int count
 }
 
 /* y = W x + scale B A dropout(x) for `count` projections from `first` on, side by side in y; ADD_F32: y += */
-static void project(struct transformer *t, const struct pass *p, int layer, enum proj first, int count, const void *x,
-		    enum store how, void *y, int ldy)
+static void project(struct transformer *t, const struct pass *p, int layer, enum proj first, int count,
+		    const void *x, enum store how, void *y, int ldy)
 {
 	const struct layer *w = &t->model->layers[layer];
 	const struct matrix *all = pass_group(w, first);
@@ -253,7 +257,8 @@ static void project(struct transformer *t, const struct pass *p, int layer, enum
 		t->ops->matmul(t->device, x, all, p->n, how, y, ldy);
 	} else {
 		for (int k = (int)first; k < (int)first + count; k++) {
-			t->ops->matmul(t->device, x, &w->proj[k], p->n, how, count > 1 ? act_at(t, y, at) : y, ldy);
+			t->ops->matmul(t->device, x, &w->proj[k], p->n, how, count > 1 ? act_at(t, y, at) : y,
+				       ldy);
 			at += (size_t)w->proj[k].rows;
 		}
 	}
@@ -279,23 +284,23 @@ static void layer_forward(struct transformer *t, const struct pass *p, int layer
 	int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, f = c->intermediate_size;
 	void *keys = act_at(t, a->qkv, (size_t)q), *values = act_at(t, a->qkv, (size_t)(q + kv));
 
-	ops->rmsnorm(d, a->x_in, w->input_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_in,
-		     a->rstd_in, a->x_mid == a->x_in ? NULL : a->x_mid);
+	ops->rmsnorm(d, a->x_in, w->input_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset,
+		     a->h_in, a->rstd_in, a->x_mid == a->x_in ? NULL : a->x_mid);
 	project(t, p, layer, PROJ_Q, 3, a->h_in, STORE_ACT, a->qkv, q + 2 * kv);
 	if (p->cache) {
 		keys = kv_cache_rows(p->cache, layer, 0);
 		values = kv_cache_rows(p->cache, layer, 1);
-		ops->rope_append(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads, c->kv_heads, c->head_dim,
-				 q + 2 * kv, a->qkv, t->w->in.kv_row, keys, values);
+		ops->rope_append(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads, c->kv_heads,
+				 c->head_dim, q + 2 * kv, a->qkv, t->w->in.kv_row, keys, values);
 	} else {
-		ops->rope(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads + c->kv_heads, c->head_dim, q + 2 * kv,
-			  false, a->qkv);
+		ops->rope(d, t->rope_cos, t->rope_sin, t->w->in.position, p->n, c->heads + c->kv_heads,
+			  c->head_dim, q + 2 * kv, false, a->qkv);
 	}
 	ops->attention(d, &p->attention, a->qkv, keys, values, a->attn, a->lse);
 	project(t, p, layer, PROJ_O, 1, a->attn, ADD_F32, a->x_mid, c->hidden_size);
 
-	ops->rmsnorm(d, a->x_mid, w->post_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset, a->h_mid,
-		     a->rstd_mid, x_next == a->x_mid ? NULL : x_next);
+	ops->rmsnorm(d, a->x_mid, w->post_norm, p->n, c->hidden_size, c->rms_norm_eps, c->norm_offset,
+		     a->h_mid, a->rstd_mid, x_next == a->x_mid ? NULL : x_next);
 	project(t, p, layer, PROJ_GATE, 2, a->h_mid, STORE_ACT, a->gate_up, 2 * f);
 	ops->gated(d, gate_of(c->act), a->gate_up, act_at(t, a->gate_up, (size_t)f), p->n, f, 2 * f, a->act);
 	project(t, p, layer, PROJ_DOWN, 1, a->act, ADD_F32, x_next, c->hidden_size);
@@ -307,7 +312,8 @@ void pass_forward(struct transformer *t, const struct pass *p, const void *unuse
 	struct workspace *w = t->w;
 
 	(void)unused;
-	t->ops->embed(t->device, &t->model->embed, w->in.ids, p->n, c->embed_scale, c->layers ? w->acts[0].x_in : w->x_out);
+	t->ops->embed(t->device, &t->model->embed, w->in.ids, p->n, c->embed_scale,
+		      c->layers ? w->acts[0].x_in : w->x_out);
 	for (int i = 0; i < c->layers; i++)
 		layer_forward(t, p, i, i + 1 < c->layers ? w->acts[i + 1].x_in : w->x_out);
 }
@@ -323,14 +329,14 @@ int transformer_logits(struct transformer *t, const struct batch *b, float *logi
 	if (pass_of_batch(t, &unlabelled, NULL, PASS_LOSS, 0, &p, &labelled, err))
 		return -1;
 	pass_forward(t, &p, NULL);
-	t->ops->rmsnorm(t->device, t->w->x_out, t->model->final_norm, b->tokens, c->hidden_size, c->rms_norm_eps,
-			c->norm_offset, t->w->normed, NULL, NULL);
+	t->ops->rmsnorm(t->device, t->w->x_out, t->model->final_norm, b->tokens, c->hidden_size,
+			c->rms_norm_eps, c->norm_offset, t->w->normed, NULL, NULL);
 	for (int at = 0, chunk = loss_chunk_rows(t, t->w->tokens); at < b->tokens; at += chunk) {
 		int rows = b->tokens - at < chunk ? b->tokens - at : chunk;
 		size_t vocab = (size_t)c->vocab_size;
 
-		t->ops->matmul(t->device, act_at(t, t->w->normed, (size_t)at * (size_t)c->hidden_size), &t->model->lm_head,
-			       rows, STORE_F32, t->w->logits, c->vocab_size);
+		t->ops->matmul(t->device, act_at(t, t->w->normed, (size_t)at * (size_t)c->hidden_size),
+			       &t->model->lm_head, rows, STORE_F32, t->w->logits, c->vocab_size);
 		if (device_download(t->device, logits + (size_t)at * vocab, t->w->logits,
 				    (size_t)rows * vocab * sizeof *logits, err))
 			return -1;

@@ -36,7 +36,8 @@ void transformer_free(struct transformer *t);
 uint64_t transformer_bytes(const struct transformer *t);
 /* Makes room now for training passes of up to `tokens` tokens in `sequences` sequences of at most `positions` tokens: all
  * that such passes take, so that no later one fails for want of memory. full: with gradients of every weight. */
-int transformer_reserve(struct transformer *t, int tokens, int sequences, int positions, bool full, struct error *err);
+int transformer_reserve(struct transformer *t, int tokens, int sequences, int positions, bool full,
+			struct error *err);
 
 /* Logits (tokens, vocab) fp32 of every position: for tests and small models. */
 int transformer_logits(struct transformer *t, const struct batch *b, float *logits, struct error *err);
@@ -61,8 +62,8 @@ int transformer_train(struct transformer *t, const struct batch *b, const struct
 
 /* Keys and values of up to slots sequences of up to capacity tokens each, on one device. */
 struct kv_cache;
-int kv_cache_new(struct device *d, const struct model_config *c, int slots, int capacity, struct kv_cache **out,
-		 struct error *err);
+int kv_cache_new(struct device *d, const struct model_config *c, int slots, int capacity,
+		 struct kv_cache **out, struct error *err);
 void kv_cache_free(struct kv_cache *k);
 void kv_cache_reset(struct kv_cache *k, int slot);       /* the slot holds no tokens */
 int kv_cache_length(const struct kv_cache *k, int slot); /* tokens held */
@@ -70,7 +71,7 @@ int kv_cache_length(const struct kv_cache *k, int slot); /* tokens held */
 /* More tokens for one slot. */
 struct decode_item {
 	int slot;
-	int n; /* at least 1 */
+	int n;              /* at least 1 */
 	const int32_t *ids; /* (n) */
 };
 
@@ -83,6 +84,7 @@ int transformer_decode(struct transformer *t, struct kv_cache *k, const struct d
 
 /* Makes room now for passes over this cache of up to `tokens` tokens of up to `count` items, so that no later one fails for
  * want of memory. ERR_USAGE when a pass does not take so many items. */
-int transformer_reserve_decode(struct transformer *t, const struct kv_cache *k, int tokens, int count, struct error *err);
+int transformer_reserve_decode(struct transformer *t, const struct kv_cache *k, int tokens, int count,
+			       struct error *err);
 
 #endif

@@ -7,34 +7,34 @@
 
 /* What the host tells a pass: one block, filled on the host and uploaded at once. */
 struct inputs {
-	int32_t *ids, *position; /* (tokens); position within its sequence */
-	int32_t *token;          /* (tokens): what it is called in dropout's counters */
-	int32_t *kv_row;         /* (tokens): decoding: the row of the cache for its key and value */
-	int32_t *label_at;       /* (tokens): the m labelled positions, then -1 */
-	int32_t *label;          /* (tokens): their targets, then -1 */
-	int32_t *cu_q;           /* (sequences + 1) */
+	int32_t *ids, *position;  /* (tokens); position within its sequence */
+	int32_t *token;           /* (tokens): what it is called in dropout's counters */
+	int32_t *kv_row;          /* (tokens): decoding: the row of the cache for its key and value */
+	int32_t *label_at;        /* (tokens): the m labelled positions, then -1 */
+	int32_t *label;           /* (tokens): their targets, then -1 */
+	int32_t *cu_q;            /* (sequences + 1) */
 	int32_t *k_begin, *k_end; /* (sequences): decoding: rows of the cache */
-	int32_t *last;           /* (sequences): decoding: the position whose logits are wanted */
-	uint32_t *step;          /* (1): dropout's */
-	float *grad_scale;       /* (1) */
+	int32_t *last;            /* (sequences): decoding: the position whose logits are wanted */
+	uint32_t *step;           /* (1): dropout's */
+	float *grad_scale;        /* (1) */
 };
 
 /* What one layer computes. A training pass keeps them all until the way back; otherwise every layer uses the same ones,
  * and x_in, x_mid and the next layer's x_in are one buffer. n tokens; h hidden, a heads * head_dim, c kv_heads *
  * head_dim, f intermediate. void: activations. */
 struct acts {
-	float *x_in;             /* (n, h): the residual stream at its entry */
-	float *rstd_in;          /* (n) */
-	void *h_in;              /* (n, h): normalised, what q, k, v see */
-	void *qkv;               /* (n, a + 2c): q, k, v of a token side by side; q and k rotated */
-	void *attn;              /* (n, a) */
-	float *lse;              /* (n, heads) */
-	float *x_mid;            /* (n, h): the residual stream behind attention */
-	float *rstd_mid;         /* (n) */
-	void *h_mid;             /* (n, h) */
-	void *gate_up;           /* (n, 2f): gate and up of a token side by side */
-	void *act;               /* (n, f) */
-	float *xa[PROJ_COUNT];   /* (rank, n) */
+	float *x_in;           /* (n, h): the residual stream at its entry */
+	float *rstd_in;        /* (n) */
+	void *h_in;            /* (n, h): normalised, what q, k, v see */
+	void *qkv;             /* (n, a + 2c): q, k, v of a token side by side; q and k rotated */
+	void *attn;            /* (n, a) */
+	float *lse;            /* (n, heads) */
+	float *x_mid;          /* (n, h): the residual stream behind attention */
+	float *rstd_mid;       /* (n) */
+	void *h_mid;           /* (n, h) */
+	void *gate_up;         /* (n, 2f): gate and up of a token side by side */
+	void *act;             /* (n, f) */
+	float *xa[PROJ_COUNT]; /* (rank, n) */
 };
 
 enum pass_kind {
@@ -46,7 +46,7 @@ enum pass_kind {
 
 /* The buffers of one kind of pass. They stay where they are for every pass within these bounds, so that recordings hold. */
 struct workspace {
-	int tokens, sequences; /* laid out for at most so many; 0: not yet */
+	int tokens, sequences;  /* laid out for at most so many; 0: not yet */
 	struct inputs host, in; /* the same block, in the host's and the device's memory */
 	void *host_block, *block;
 	size_t block_size;
@@ -61,14 +61,14 @@ struct workspace {
 	int32_t *chosen;    /* (rows of a chunk): argmax */
 
 	/* The way back. */
-	void *dlogits; /* (rows of a chunk, vocab); the logits themselves when activations are fp32 */
-	float *dx;     /* (n, h): of the residual stream */
-	void *dx_act;  /* (n, h): the same as activations; dx itself when they are fp32 */
-	float *dh;     /* (n, h): of a normalised input */
-	void *dqkv;    /* as qkv */
-	void *dattn;   /* (n, a) */
-	void *dact;    /* (n, f) */
-	float *dxa;    /* (LORA_PARTS * rank, n) */
+	void *dlogits;  /* (rows of a chunk, vocab); the logits themselves when activations are fp32 */
+	float *dx;      /* (n, h): of the residual stream */
+	void *dx_act;   /* (n, h): the same as activations; dx itself when they are fp32 */
+	float *dh;      /* (n, h): of a normalised input */
+	void *dqkv;     /* as qkv */
+	void *dattn;    /* (n, a) */
+	void *dact;     /* (n, f) */
+	float *dxa;     /* (LORA_PARTS * rank, n) */
 	float *dnormed; /* (m, h) */
 };
 
@@ -78,8 +78,8 @@ struct record_key {
 	int tokens, sequences, longest, labels;
 	float dropout;
 	uint64_t seed;
-	const void *full;  /* struct full_grads */
-	uint64_t cache;    /* struct kv_cache's id; 0: none */
+	const void *full; /* struct full_grads */
+	uint64_t cache;   /* struct kv_cache's id; 0: none */
 };
 
 struct record {
@@ -98,7 +98,7 @@ struct transformer {
 	size_t memory_size;
 	char *host_memory; /* of the inputs */
 	struct workspace spaces[PASS_KINDS];
-	struct workspace *w; /* of the pass in progress */
+	struct workspace *w;        /* of the pass in progress */
 	float *rope_cos, *rope_sin; /* (rope_positions, head_dim / 2) */
 	int rope_positions;
 	double *sums; /* (2): see transformer_sums */
@@ -115,7 +115,7 @@ struct pass {
 	struct attention attention; /* over qkv, or over the cache */
 	float dropout;              /* 0: none */
 	uint64_t seed;
-	struct kv_cache *cache;     /* NULL: keys and values stay in acts */
+	struct kv_cache *cache; /* NULL: keys and values stay in acts */
 };
 
 struct kv_cache {
@@ -135,26 +135,30 @@ int loss_chunk_rows(const struct transformer *t, int tokens);
 
 /* Makes t->w a workspace of this kind for at least so many tokens, sequences and positions. ERR_INFRA when the memory is
  * not there. */
-int workspace_plan(struct transformer *t, enum pass_kind kind, int tokens, int sequences, int positions, struct error *err);
+int workspace_plan(struct transformer *t, enum pass_kind kind, int tokens, int sequences, int positions,
+		   struct error *err);
 /* Uploads t->w's inputs. */
 void workspace_upload(struct transformer *t);
 void workspace_free(struct transformer *t);
 
 /* Checks b, plans for it and fills and uploads its inputs; *p is the pass over it. */
-int pass_of_batch(struct transformer *t, const struct batch *b, const struct dropout *drop, enum pass_kind kind,
-		  float grad_scale, struct pass *p, int64_t *labelled, struct error *err);
+int pass_of_batch(struct transformer *t, const struct batch *b, const struct dropout *drop,
+		  enum pass_kind kind, float grad_scale, struct pass *p, int64_t *labelled,
+		  struct error *err);
 
 /* Does what `ask` asks of the device: on one that records, from the second time for a key on, by replaying. */
 typedef void asking(struct transformer *t, const struct pass *p, const void *arg);
-int pass_record(struct transformer *t, const struct pass *p, int part, const void *full, asking *ask, const void *arg,
-		struct error *err);
+int pass_record(struct transformer *t, const struct pass *p, int part, const void *full, asking *ask,
+		const void *arg, struct error *err);
 
 /* Through embedding and layers into x_out. */
 void pass_forward(struct transformer *t, const struct pass *p, const void *unused);
 /* The adapters of `count` projections from `first` on, for one layer; gives their number. at: columns of y before each. */
-int pass_lora(const struct transformer *t, int layer, enum proj first, int count, struct lora_part parts[LORA_PARTS]);
+int pass_lora(const struct transformer *t, int layer, enum proj first, int count,
+	      struct lora_part parts[LORA_PARTS]);
 /* What is dropped; NULL for nothing. */
-const struct dropout_mask *pass_mask(const struct transformer *t, const struct pass *p, struct dropout_mask *out);
+const struct dropout_mask *pass_mask(const struct transformer *t, const struct pass *p,
+				     struct dropout_mask *out);
 /* The projections from `first` on that see the same input, as one matrix; NULL when they are not. */
 const struct matrix *pass_group(const struct layer *w, enum proj first);
 /* The kernels' name for a config's activation. */

@@ -19,8 +19,8 @@ static void head(struct transformer *t, const struct pass *p, bool grad, struct 
 	int chunk = loss_chunk_rows(t, w->tokens);
 
 	t->ops->gather(d, w->x_out, w->in.label_at, p->labels, c->hidden_size, w->picked);
-	t->ops->rmsnorm(d, w->picked, t->model->final_norm, p->labels, c->hidden_size, c->rms_norm_eps, c->norm_offset,
-			w->normed, w->picked_rstd, NULL);
+	t->ops->rmsnorm(d, w->picked, t->model->final_norm, p->labels, c->hidden_size, c->rms_norm_eps,
+			c->norm_offset, w->normed, w->picked_rstd, NULL);
 	for (int at = 0; at < p->labels; at += chunk) {
 		int rows = p->labels - at < chunk ? p->labels - at : chunk;
 		const void *in = act_at(t, w->normed, (size_t)at * (size_t)c->hidden_size);
@@ -32,8 +32,8 @@ static void head(struct transformer *t, const struct pass *p, bool grad, struct 
 			t->ops->matmul_grad_x(d, w->dlogits, c->vocab_size, head, rows, STORE_F32,
 					      w->dnormed + (ptrdiff_t)at * c->hidden_size);
 		if (grad && full)
-			t->ops->matmul_grad_w(d, w->dlogits, c->vocab_size, in, rows, c->vocab_size, c->hidden_size,
-					      full->lm_head);
+			t->ops->matmul_grad_w(d, w->dlogits, c->vocab_size, in, rows, c->vocab_size,
+					      c->hidden_size, full->lm_head);
 	}
 }
 
@@ -52,8 +52,9 @@ static void ask_loss(struct transformer *t, const struct pass *p, const void *ar
 
 	head(t, p, true, full);
 	device_zero(t->device, w->dh, (size_t)p->labels * (size_t)c->hidden_size * sizeof *w->dh);
-	t->ops->rmsnorm_grad(t->device, w->picked, t->model->final_norm, w->picked_rstd, w->dnormed, p->labels,
-			     c->hidden_size, c->norm_offset, w->dh, NULL, full ? full->final_norm : NULL);
+	t->ops->rmsnorm_grad(t->device, w->picked, t->model->final_norm, w->picked_rstd, w->dnormed,
+			     p->labels, c->hidden_size, c->norm_offset, w->dh, NULL,
+			     full ? full->final_norm : NULL);
 	t->ops->scatter(t->device, w->dh, w->in.label_at, p->labels, c->hidden_size, w->dx);
 }
 
@@ -77,16 +78,17 @@ int transformer_loss(struct transformer *t, const struct batch *b, double *loss_
 		return -1;
 	device_zero(t->device, t->sums, sizeof *t->sums);
 	if (*labelled && (pass_record(t, &p, PART_FORWARD, NULL, ask_forward, NULL, err) ||
-			  pass_record(t, &(struct pass){.kind = p.kind, .labels = p.labels}, PART_SCORE, NULL, ask_score,
-				      NULL, err)))
+			  pass_record(t, &(struct pass){.kind = p.kind, .labels = p.labels}, PART_SCORE, NULL,
+				      ask_score, NULL, err)))
 		return -1;
 	return device_download(t->device, loss_sum, t->sums, sizeof *loss_sum, err);
 }
 
 /* The way back through `count` projections from `first` on: x is what they saw, dy (n, …) the gradient of what they gave,
  * side by side in rows of lddy. dx NULL: not wanted. */
-static void project_grad(struct transformer *t, const struct pass *p, int layer, enum proj first, int count, const void *x,
-			 const void *dy, int lddy, struct full_grads *full, enum store how, void *dx)
+static void project_grad(struct transformer *t, const struct pass *p, int layer, enum proj first, int count,
+			 const void *x, const void *dy, int lddy, struct full_grads *full, enum store how,
+			 void *dx)
 {
 	const struct layer *w = &t->model->layers[layer];
 	const struct matrix *all = pass_group(w, first);
@@ -126,25 +128,28 @@ static void layer_backward(struct transformer *t, const struct pass *p, int laye
 	struct workspace *s = t->w;
 	struct acts *a = &s->acts[layer];
 	bool below = full || layer > 0; /* something trained needs the gradient of this layer's input */
-	int h = c->hidden_size, f = c->intermediate_size, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+	int h = c->hidden_size, f = c->intermediate_size, q = c->heads * c->head_dim,
+	    kv = c->kv_heads * c->head_dim;
 	void *dx_act = s->dx_act == (void *)s->dx ? NULL : s->dx_act;
 
 	project_grad(t, p, layer, PROJ_DOWN, 1, a->act, s->dx_act, h, full, STORE_ACT, s->dact);
-	ops->gated_grad(d, gate_of(c->act), s->dact, p->n, f, 2 * f, a->gate_up, act_at(t, a->gate_up, (size_t)f));
+	ops->gated_grad(d, gate_of(c->act), s->dact, p->n, f, 2 * f, a->gate_up,
+			act_at(t, a->gate_up, (size_t)f));
 	project_grad(t, p, layer, PROJ_GATE, 2, a->h_mid, a->gate_up, 2 * f, full, STORE_F32, s->dh);
-	ops->rmsnorm_grad(d, a->x_mid, w->post_norm, a->rstd_mid, s->dh, p->n, h, c->norm_offset, s->dx, dx_act,
-			  full ? full->layers[layer].post_norm : NULL);
+	ops->rmsnorm_grad(d, a->x_mid, w->post_norm, a->rstd_mid, s->dh, p->n, h, c->norm_offset, s->dx,
+			  dx_act, full ? full->layers[layer].post_norm : NULL);
 
 	project_grad(t, p, layer, PROJ_O, 1, a->attn, s->dx_act, h, full, STORE_ACT, s->dattn);
-	ops->attention_grad(d, &p->attention, a->qkv, act_at(t, a->qkv, (size_t)q), act_at(t, a->qkv, (size_t)(q + kv)),
-			    a->attn, a->lse, s->dattn, s->dqkv, act_at(t, s->dqkv, (size_t)q),
-			    act_at(t, s->dqkv, (size_t)(q + kv)));
-	ops->rope(d, t->rope_cos, t->rope_sin, s->in.position, p->n, c->heads + c->kv_heads, c->head_dim, q + 2 * kv, true,
-		  s->dqkv);
-	project_grad(t, p, layer, PROJ_Q, 3, a->h_in, s->dqkv, q + 2 * kv, full, STORE_F32, below ? s->dh : NULL);
+	ops->attention_grad(d, &p->attention, a->qkv, act_at(t, a->qkv, (size_t)q),
+			    act_at(t, a->qkv, (size_t)(q + kv)), a->attn, a->lse, s->dattn, s->dqkv,
+			    act_at(t, s->dqkv, (size_t)q), act_at(t, s->dqkv, (size_t)(q + kv)));
+	ops->rope(d, t->rope_cos, t->rope_sin, s->in.position, p->n, c->heads + c->kv_heads, c->head_dim,
+		  q + 2 * kv, true, s->dqkv);
+	project_grad(t, p, layer, PROJ_Q, 3, a->h_in, s->dqkv, q + 2 * kv, full, STORE_F32,
+		     below ? s->dh : NULL);
 	if (below)
-		ops->rmsnorm_grad(d, a->x_in, w->input_norm, a->rstd_in, s->dh, p->n, h, c->norm_offset, s->dx, dx_act,
-				  full ? full->layers[layer].input_norm : NULL);
+		ops->rmsnorm_grad(d, a->x_in, w->input_norm, a->rstd_in, s->dh, p->n, h, c->norm_offset,
+				  s->dx, dx_act, full ? full->layers[layer].input_norm : NULL);
 }
 
 static void ask_back(struct transformer *t, const struct pass *p, const void *arg)
@@ -154,11 +159,13 @@ static void ask_back(struct transformer *t, const struct pass *p, const void *ar
 	struct workspace *w = t->w;
 
 	if (w->dx_act != (void *)w->dx)
-		t->ops->convert(t->device, w->dx, DTYPE_F32, (size_t)p->n * (size_t)c->hidden_size, w->dx_act);
+		t->ops->convert(t->device, w->dx, DTYPE_F32, (size_t)p->n * (size_t)c->hidden_size,
+				w->dx_act);
 	for (int layer = c->layers - 1; layer >= 0; layer--)
 		layer_backward(t, p, layer, full);
 	if (full)
-		t->ops->embed_grad(t->device, w->in.ids, p->n, c->hidden_size, c->embed_scale, w->dx, full->embed);
+		t->ops->embed_grad(t->device, w->in.ids, p->n, c->hidden_size, c->embed_scale, w->dx,
+				   full->embed);
 }
 
 int transformer_train(struct transformer *t, const struct batch *b, const struct dropout *drop,

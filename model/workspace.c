@@ -74,7 +74,8 @@ static bool trains(const struct transformer *t, enum proj first, int count)
 }
 
 /* before: those of the layer below, or NULL; layers share what the way back does not want. */
-static void take_acts(const struct transformer *t, struct layout *l, int n, bool keep, const struct acts *before, struct acts *a)
+static void take_acts(const struct transformer *t, struct layout *l, int n, bool keep,
+		      const struct acts *before, struct acts *a)
 {
 	const struct model_config *c = &t->model->config;
 	int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
@@ -87,7 +88,9 @@ static void take_acts(const struct transformer *t, struct layout *l, int n, bool
 	a->lse = take_floats(l, n, c->heads);
 	a->x_mid = keep ? take_floats(l, n, c->hidden_size) : a->x_in;
 	a->rstd_mid = take_floats(l, n, 1);
-	a->h_mid = !keep ? a->h_in : before && !trains(t, PROJ_GATE, 2) ? before->h_mid : take_act(t, l, n, c->hidden_size);
+	a->h_mid = !keep                                ? a->h_in
+		   : before && !trains(t, PROJ_GATE, 2) ? before->h_mid
+							: take_act(t, l, n, c->hidden_size);
 	a->gate_up = take_act(t, l, n, 2 * c->intermediate_size);
 	a->act = before && !trains(t, PROJ_DOWN, 1) ? before->act : take_act(t, l, n, c->intermediate_size);
 	for (int p = 0; p < PROJ_COUNT; p++)
@@ -225,7 +228,8 @@ static int place_all(struct transformer *t, struct error *err)
 	return 0;
 }
 
-int workspace_plan(struct transformer *t, enum pass_kind kind, int tokens, int sequences, int positions, struct error *err)
+int workspace_plan(struct transformer *t, enum pass_kind kind, int tokens, int sequences, int positions,
+		   struct error *err)
 {
 	struct workspace *w = &t->spaces[kind];
 
@@ -248,7 +252,8 @@ int workspace_plan(struct transformer *t, enum pass_kind kind, int tokens, int s
 	return 0;
 }
 
-int transformer_reserve(struct transformer *t, int tokens, int sequences, int positions, bool full, struct error *err)
+int transformer_reserve(struct transformer *t, int tokens, int sequences, int positions, bool full,
+			struct error *err)
 {
 	const struct model_config *c = &t->model->config;
 	bool fills = device_records(t->device);
@@ -270,8 +275,8 @@ int transformer_reserve(struct transformer *t, int tokens, int sequences, int po
 		.weights = c->layers ? t->model->layers[0].proj[PROJ_Q].dtype : DTYPE_F32,
 	};
 
-	if (workspace_plan(t, PASS_TRAIN, n, sequences + fills, fills && n - tokens > positions ? n - tokens : positions,
-			   err))
+	if (workspace_plan(t, PASS_TRAIN, n, sequences + fills,
+			   fills && n - tokens > positions ? n - tokens : positions, err))
 		return -1;
 	return device_reserve(t->device, device_scratch_for(t->device, &shape), err);
 }
@@ -296,8 +301,8 @@ void workspace_free(struct transformer *t)
 
 /* ---- recording ---- */
 
-static int record(struct transformer *t, const struct pass *p, asking *ask, const void *arg, struct recording **out,
-		  struct error *err)
+static int record(struct transformer *t, const struct pass *p, asking *ask, const void *arg,
+		  struct recording **out, struct error *err)
 {
 	if (device_record_begin(t->device, err))
 		return -1;
@@ -305,8 +310,8 @@ static int record(struct transformer *t, const struct pass *p, asking *ask, cons
 	return device_record_end(t->device, out, err);
 }
 
-int pass_record(struct transformer *t, const struct pass *p, int part, const void *full, asking *ask, const void *arg,
-		struct error *err)
+int pass_record(struct transformer *t, const struct pass *p, int part, const void *full, asking *ask,
+		const void *arg, struct error *err)
 {
 	struct record_key key;
 	struct record *r = NULL;

@@ -45,7 +45,8 @@ static const struct attr_schema attrs[] = {
 	 .fallback = "\"default\"",
 	 .doc = "codelab: the codelab's Python stack quirk by quirk (denominators one token a row too large, "
 		"steps rounded down, "
-		"weights through fp16 before NF4, \"gelu\" as the config spells it, and on a GPU fp16 with loss "
+		"weights through fp16 before NF4, \"gelu\" as the config spells it, and on a GPU fp16 with "
+		"loss "
 		"scaling)"},
 	{.name = "r",
 	 .type = ATTR_INT,
@@ -512,7 +513,8 @@ static int choose_device(struct stage_ctx *ctx, const struct trainer_options *o,
 	char text[160];
 
 	if (model_config_read(ctx_input(ctx, "model"), how->gelu, &config, err) ||
-	    device_choose(ctx_str(ctx, "device"), ctx_str(ctx, "precision"), o->recipe == RECIPE_CODELAB, c, err))
+	    device_choose(ctx_str(ctx, "device"), ctx_str(ctx, "precision"), o->recipe == RECIPE_CODELAB, c,
+			  err))
 		return -1;
 	ctx_log(ctx, LOG_INFO, "training %s", c->text);
 	how->device = c->device;
@@ -524,7 +526,8 @@ static int choose_device(struct stage_ctx *ctx, const struct trainer_options *o,
 	return 0;
 }
 
-static int train_on(struct stage_ctx *ctx, struct trainer_options *o, const struct model_options *how, struct error *err)
+static int train_on(struct stage_ctx *ctx, struct trainer_options *o, const struct model_options *how,
+		    struct error *err)
 {
 	struct sequences rows = {0};
 	struct job job = {.ctx = ctx,

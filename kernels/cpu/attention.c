@@ -16,8 +16,9 @@
 /* One head of one sequence: rows are stride apart. */
 struct head {
 	int queries, keys;
-	int before;                   /* keys - queries: query i sees keys up to before + i */
-	ptrdiff_t q_at, k_at, out_at; /* offset of its first element in q and dq; in k, v, dk, dv; in out, dout */
+	int before; /* keys - queries: query i sees keys up to before + i */
+	ptrdiff_t q_at, k_at,
+		out_at; /* offset of its first element in q and dq; in k, v, dk, dv; in out, dout */
 	ptrdiff_t lse_at;
 	ptrdiff_t q_stride, k_stride, out_stride;
 };
@@ -41,7 +42,8 @@ static struct head head_of(const struct attention *s, int sequence, int head)
 
 	h.before = h.keys - h.queries;
 	h.q_at = s->cu_q[sequence] * h.q_stride + column;
-	h.k_at = s->k_begin[sequence] * h.k_stride + (ptrdiff_t)(head / (s->heads / s->kv_heads)) * s->head_dim;
+	h.k_at = s->k_begin[sequence] * h.k_stride +
+		 (ptrdiff_t)(head / (s->heads / s->kv_heads)) * s->head_dim;
 	h.out_at = s->cu_q[sequence] * h.out_stride + column;
 	return h;
 }
@@ -142,8 +144,8 @@ static void forward_block(const struct attention *s, const struct head *h, int i
 	if (m == 1)
 		weighted_sum(scores, values, h->k_stride, width, s->head_dim, to);
 	else
-		gemm(&(struct gemm){m, s->head_dim, width, scores, ld, 1, values, h->k_stride, 1, to, h->out_stride,
-				    1.0f, false});
+		gemm(&(struct gemm){m, s->head_dim, width, scores, ld, 1, values, h->k_stride, 1, to,
+				    h->out_stride, 1.0f, false});
 }
 
 /* The largest number of tasks that a sequence's queries or keys make, and the work in multiply-adds. max_q and max_k would
@@ -175,8 +177,8 @@ static double work_of(const struct attention *s)
 	return work * s->heads * s->head_dim;
 }
 
-void cpu_attention(struct device *d, const struct attention *s, const void *q, const void *k, const void *v, void *out,
-		   float *lse)
+void cpu_attention(struct device *d, const struct attention *s, const void *q, const void *k, const void *v,
+		   void *out, float *lse)
 {
 	int blocks = query_blocks(s);
 
@@ -193,8 +195,8 @@ void cpu_attention(struct device *d, const struct attention *s, const void *q, c
 
 /* Scores p and dp become probabilities and gradients of the products q k^T, for [first, n) of each row; zeros around
  * that up to width, a multiple of LANES. cap 0: none. */
-CLONES static void score_grad(float *p, float *dp, int first, int n, int width, float cap, float lse, float delta,
-			      float scale)
+CLONES static void score_grad(float *p, float *dp, int first, int n, int width, float cap, float lse,
+			      float delta, float scale)
 {
 	if (cap > 0) {
 		for (int i = first; i < n; i++) {
@@ -248,10 +250,10 @@ static void probabilities(const struct attention *s, const struct head *h, const
 	ptrdiff_t at = h->out_at + i0 * h->out_stride, key = h->k_at + j0 * h->k_stride;
 	int ld = padded(n);
 
-	gemm(&(struct gemm){m, n, s->head_dim, t->q + h->q_at + i0 * h->q_stride, h->q_stride, 1, t->k + key, 1,
-			    h->k_stride, p, ld, s->scale, false});
-	gemm(&(struct gemm){m, n, s->head_dim, t->dout + at, h->out_stride, 1, t->v + key, 1, h->k_stride, ds, ld,
-			    1.0f, false});
+	gemm(&(struct gemm){m, n, s->head_dim, t->q + h->q_at + i0 * h->q_stride, h->q_stride, 1, t->k + key,
+			    1, h->k_stride, p, ld, s->scale, false});
+	gemm(&(struct gemm){m, n, s->head_dim, t->dout + at, h->out_stride, 1, t->v + key, 1, h->k_stride, ds,
+			    ld, 1.0f, false});
 	for (int i = 0; i < m; i++) {
 		int visible = clamp(h->before + i0 + i + 1 - j0, n);
 		ptrdiff_t row = at + i * h->out_stride;
@@ -271,8 +273,8 @@ static void grad_q_block(const struct attention *s, const struct head *h, int i0
 	float *p = scratch(SCRATCH_OP, sizeof *p * 2 * (size_t)m * (size_t)ld), *ds = p + (ptrdiff_t)m * ld;
 
 	probabilities(s, h, t, i0, m, j0, width, p, ds);
-	gemm(&(struct gemm){m, s->head_dim, width, ds, ld, 1, t->k + h->k_at + j0 * h->k_stride, h->k_stride, 1,
-			    dq + h->q_at + i0 * h->q_stride, h->q_stride, 1.0f, false});
+	gemm(&(struct gemm){m, s->head_dim, width, ds, ld, 1, t->k + h->k_at + j0 * h->k_stride, h->k_stride,
+			    1, dq + h->q_at + i0 * h->q_stride, h->q_stride, 1.0f, false});
 }
 
 /* dk and dv of keys [j0, j0 + n): the sum over the heads that share them, and over the queries that see them. */
@@ -295,16 +297,19 @@ static void grad_kv_block(const struct attention *s, int sequence, int kv_head, 
 			int m = end - i0 < QUERIES ? end - i0 : QUERIES;
 
 			probabilities(s, &h, t, i0, m, j0, n, p, ds);
-			gemm(&(struct gemm){n, s->head_dim, m, p, 1, padded(n), t->dout + h.out_at + i0 * h.out_stride,
-					    h.out_stride, 1, dv + key, h.k_stride, 1.0f, add});
-			gemm(&(struct gemm){n, s->head_dim, m, ds, 1, padded(n), t->q + h.q_at + i0 * h.q_stride,
-					    h.q_stride, 1, dk + key, h.k_stride, 1.0f, add});
+			gemm(&(struct gemm){n, s->head_dim, m, p, 1, padded(n),
+					    t->dout + h.out_at + i0 * h.out_stride, h.out_stride, 1, dv + key,
+					    h.k_stride, 1.0f, add});
+			gemm(&(struct gemm){n, s->head_dim, m, ds, 1, padded(n),
+					    t->q + h.q_at + i0 * h.q_stride, h.q_stride, 1, dk + key,
+					    h.k_stride, 1.0f, add});
 		}
 	}
 }
 
-void cpu_attention_grad(struct device *d, const struct attention *s, const void *q, const void *k, const void *v,
-			const void *out, const float *lse, const void *dout, void *dq, void *dk, void *dv)
+void cpu_attention_grad(struct device *d, const struct attention *s, const void *q, const void *k,
+			const void *v, const void *out, const float *lse, const void *dout, void *dq,
+			void *dk, void *dv)
 {
 	struct tensors t = {q, k, v, out, lse, dout};
 	int of_keys = s->kv_heads * key_blocks(s), per_sequence = s->heads * query_blocks(s) + of_keys;

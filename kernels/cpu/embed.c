@@ -17,7 +17,8 @@ CLONES static void add_scaled(const float *x, int n, float scale, float *y)
 		y[i] += scale * x[i];
 }
 
-void cpu_embed(struct device *d, const struct matrix *table, const int32_t *ids, int n, float scale, float *out)
+void cpu_embed(struct device *d, const struct matrix *table, const int32_t *ids, int n, float scale,
+	       float *out)
 {
 	int dim = table->cols;
 
@@ -59,5 +60,6 @@ void cpu_scatter(struct device *d, const float *x, const int32_t *index, int n, 
 {
 	for (int i = 0; i < n; i++)
 		if (index[i] >= 0)
-			memcpy(out + (ptrdiff_t)index[i] * dim, x + (ptrdiff_t)i * dim, sizeof *x * (size_t)dim);
+			memcpy(out + (ptrdiff_t)index[i] * dim, x + (ptrdiff_t)i * dim,
+			       sizeof *x * (size_t)dim);
 }

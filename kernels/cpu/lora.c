@@ -75,8 +75,8 @@ static bool drops(const struct dropout_mask *drop)
 }
 
 /* out (m, cols) = rows [t0, t0 + m) of x, dropped. */
-static void drop_rows(const struct dropout_mask *drop, uint32_t stream, const float *x, int t0, int m, int cols,
-		      float *out)
+static void drop_rows(const struct dropout_mask *drop, uint32_t stream, const float *x, int t0, int m,
+		      int cols, float *out)
 {
 	for (int t = 0; t < m; t++) {
 		float *row = out + (ptrdiff_t)t * cols;
@@ -95,8 +95,8 @@ static double work_of(const struct lora_part *parts, int count, int n, int cols)
 	return work;
 }
 
-void cpu_lora(struct device *d, const void *x, const struct lora_part *parts, int count, int n, int cols, float scale,
-	      const struct dropout_mask *drop, enum store how, void *y, int ldy)
+void cpu_lora(struct device *d, const void *x, const struct lora_part *parts, int count, int n, int cols,
+	      float scale, const struct dropout_mask *drop, enum store how, void *y, int ldy)
 {
 	const float *in = x;
 	float *out = y;
@@ -113,7 +113,8 @@ void cpu_lora(struct device *d, const void *x, const struct lora_part *parts, in
 				drop_rows(drop, p->stream, in, t0, m, cols, kept);
 				rows = kept;
 			}
-			gemm(&(struct gemm){p->rank, m, cols, p->a, cols, 1, rows, 1, cols, p->xa + t0, n, 1.0f, false});
+			gemm(&(struct gemm){p->rank, m, cols, p->a, cols, 1, rows, 1, cols, p->xa + t0, n,
+					    1.0f, false});
 			gemm(&(struct gemm){m, p->rows, p->rank, p->xa + t0, 1, n, p->b, 1, p->rank,
 					    out + (ptrdiff_t)t0 * ldy + p->at, ldy, scale, true});
 		}
@@ -133,15 +134,16 @@ static void grad_b_block(const struct inputs *in, const struct lora_part *p, int
 {
 	float *transposed = scratch(SCRATCH_OP, sizeof *transposed * (size_t)p->rank * (size_t)m);
 
-	gemm(&(struct gemm){p->rank, m, in->n, p->xa, in->n, 1, in->dy + p->at + r0, in->lddy, 1, transposed, m,
-			    in->scale, false});
+	gemm(&(struct gemm){p->rank, m, in->n, p->xa, in->n, 1, in->dy + p->at + r0, in->lddy, 1, transposed,
+			    m, in->scale, false});
 	for (int r = 0; r < m; r++)
 		for (int i = 0; i < p->rank; i++)
 			p->grad_b[(ptrdiff_t)(r0 + r) * p->rank + i] += transposed[(ptrdiff_t)i * m + r];
 }
 
 /* Columns [c0, c0 + m) of grad_a and dx. */
-static void grad_a_block(const struct inputs *in, const struct lora_part *p, const float *dxa, int c0, int m, float *dx)
+static void grad_a_block(const struct inputs *in, const struct lora_part *p, const float *dxa, int c0, int m,
+			 float *dx)
 {
 	const int chunk = 256;
 	int n = in->n, cols = in->cols, rank = p->rank;
@@ -162,7 +164,8 @@ static void grad_a_block(const struct inputs *in, const struct lora_part *p, con
 
 		for (int t = 0; t < k; t++) {
 			mask_row(in->drop, p->stream, t0 + t, c0, m, keep + (ptrdiff_t)t * m);
-			multiply(keep + (ptrdiff_t)t * m, x + (ptrdiff_t)(t0 + t) * cols, m, kept + (ptrdiff_t)t * m);
+			multiply(keep + (ptrdiff_t)t * m, x + (ptrdiff_t)(t0 + t) * cols, m,
+				 kept + (ptrdiff_t)t * m);
 		}
 		gemm(&(struct gemm){rank, m, k, dxa + t0, n, 1, kept, m, 1, grad_a, cols, 1.0f, true});
 		if (!dx)
@@ -193,8 +196,9 @@ static void first_task(const struct inputs *in, const struct lora_part *p, float
 	if (i < token_blocks) {
 		int t0 = i * TOKENS, m = in->n - t0 < TOKENS ? in->n - t0 : TOKENS;
 
-		gemm(&(struct gemm){p->rank, m, p->rows, p->b, 1, p->rank, in->dy + (ptrdiff_t)t0 * in->lddy + p->at, 1,
-				    in->lddy, dxa + t0, in->n, in->scale, false});
+		gemm(&(struct gemm){p->rank, m, p->rows, p->b, 1, p->rank,
+				    in->dy + (ptrdiff_t)t0 * in->lddy + p->at, 1, in->lddy, dxa + t0, in->n,
+				    in->scale, false});
 	} else {
 		int r0 = (i - token_blocks) * block;
 
@@ -203,15 +207,16 @@ static void first_task(const struct inputs *in, const struct lora_part *p, float
 }
 
 void cpu_lora_grad(struct device *d, const void *x, const struct lora_part *parts, int count, int n, int cols,
-		   float scale, const struct dropout_mask *drop, const void *dy, int lddy, float *dxa, enum store how,
-		   void *dx)
+		   float scale, const struct dropout_mask *drop, const void *dy, int lddy, float *dxa,
+		   enum store how, void *dx)
 {
 	struct inputs in = {x, dy, n, cols, lddy, scale, drops(drop) ? drop : NULL};
 	int block = block_of(cols), tasks[LORA_PARTS + 1] = {0};
 	float *dxa_of[LORA_PARTS + 1] = {dxa};
 
 	for (int i = 0; i < count; i++) {
-		tasks[i + 1] = tasks[i] + blocks_of(n, TOKENS) + blocks_of(parts[i].rows, block_of(parts[i].rows));
+		tasks[i + 1] = tasks[i] + blocks_of(n, TOKENS) +
+			       blocks_of(parts[i].rows, block_of(parts[i].rows));
 		dxa_of[i + 1] = dxa_of[i] + (ptrdiff_t)parts[i].rank * n;
 	}
 #pragma omp parallel if (work_of(parts, count, n, cols) > PARALLEL_WORK)
@@ -228,6 +233,7 @@ void cpu_lora_grad(struct device *d, const void *x, const struct lora_part *part
 #pragma omp for schedule(dynamic)
 		for (int c0 = 0; c0 < cols; c0 += block)
 			for (int p = 0; p < count; p++)
-				grad_a_block(&in, parts + p, dxa_of[p], c0, cols - c0 < block ? cols - c0 : block, dx);
+				grad_a_block(&in, parts + p, dxa_of[p], c0,
+					     cols - c0 < block ? cols - c0 : block, dx);
 	}
 }

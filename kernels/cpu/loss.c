@@ -69,7 +69,8 @@ void cpu_cross_entropy(struct device *d, const int32_t *target, int n, int vocab
 		float *to = gradient ? gradient + (ptrdiff_t)t * vocab : NULL;
 
 		if (target[t] >= 0)
-			loss[t] = row_loss(logits + (ptrdiff_t)t * vocab, vocab, target[t], to ? *grad_scale : 0, to);
+			loss[t] = row_loss(logits + (ptrdiff_t)t * vocab, vocab, target[t],
+					   to ? *grad_scale : 0, to);
 		else if (to)
 			memset(to, 0, sizeof *to * (size_t)vocab);
 	}

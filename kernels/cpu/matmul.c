@@ -51,13 +51,14 @@ static bool adds(enum store how)
 }
 
 /* One tile of y = x W^T: m tokens by n rows of w from r0. */
-static void forward_tile(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y, int ldy)
+static void forward_tile(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y,
+			 int ldy)
 {
 	int k = w->cols;
 
 	if (w->dtype == DTYPE_F32) {
-		gemm(&(struct gemm){m, n, k, x, k, 1, (const float *)w->data + (ptrdiff_t)r0 * k, 1, k, y, ldy, 1.0f,
-				    add});
+		gemm(&(struct gemm){m, n, k, x, k, 1, (const float *)w->data + (ptrdiff_t)r0 * k, 1, k, y,
+				    ldy, 1.0f, add});
 		return;
 	}
 	float *block = scratch(SCRATCH_WEIGHTS, sizeof *block * (size_t)n * CHUNK);
@@ -70,7 +71,8 @@ static void forward_tile(const float *x, const struct matrix *w, int m, int r0, 
 	}
 }
 
-static void forward_dot(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y, int ldy)
+static void forward_dot(const float *x, const struct matrix *w, int m, int r0, int n, bool add, float *y,
+			int ldy)
 {
 	int k = w->cols;
 
@@ -88,7 +90,8 @@ static void forward_dot(const float *x, const struct matrix *w, int m, int r0, i
 	}
 }
 
-void cpu_matmul(struct device *d, const void *x, const struct matrix *w, int n, enum store how, void *y, int ldy)
+void cpu_matmul(struct device *d, const void *x, const struct matrix *w, int n, enum store how, void *y,
+		int ldy)
 {
 	const float *in = x;
 	float *out = y;
@@ -113,13 +116,14 @@ void cpu_matmul(struct device *d, const void *x, const struct matrix *w, int n, 
 }
 
 /* One tile of dx = dy W: m tokens by n columns of w from c0. */
-static void grad_x_tile(const float *dy, int lddy, const struct matrix *w, int m, int c0, int n, bool add, float *dx)
+static void grad_x_tile(const float *dy, int lddy, const struct matrix *w, int m, int c0, int n, bool add,
+			float *dx)
 {
 	int k = w->rows;
 
 	if (w->dtype == DTYPE_F32) {
-		gemm(&(struct gemm){m, n, k, dy, lddy, 1, (const float *)w->data + c0, w->cols, 1, dx, w->cols, 1.0f,
-				    add});
+		gemm(&(struct gemm){m, n, k, dy, lddy, 1, (const float *)w->data + c0, w->cols, 1, dx,
+				    w->cols, 1.0f, add});
 		return;
 	}
 	float *block = scratch(SCRATCH_WEIGHTS, sizeof *block * (size_t)n * CHUNK);
@@ -132,7 +136,8 @@ static void grad_x_tile(const float *dy, int lddy, const struct matrix *w, int m
 	}
 }
 
-void cpu_matmul_grad_x(struct device *d, const void *dy, int lddy, const struct matrix *w, int n, enum store how, void *dx)
+void cpu_matmul_grad_x(struct device *d, const void *dy, int lddy, const struct matrix *w, int n,
+		       enum store how, void *dx)
 {
 	const float *in = dy;
 	float *out = dx;
@@ -151,7 +156,8 @@ void cpu_matmul_grad_x(struct device *d, const void *dy, int lddy, const struct 
 	}
 }
 
-void cpu_matmul_grad_w(struct device *d, const void *dy, int lddy, const void *x, int n, int rows, int cols, float *dw)
+void cpu_matmul_grad_w(struct device *d, const void *dy, int lddy, const void *x, int n, int rows, int cols,
+		       float *dw)
 {
 	const float *left = dy, *right = x;
 	int tm, tn;

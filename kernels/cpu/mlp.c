@@ -96,7 +96,8 @@ static size_t task_part(const struct tasks *t, size_t i, size_t *count)
 	return at;
 }
 
-void cpu_gated(struct device *d, enum gate f, const void *gate, const void *up, int n, int width, int stride, void *out)
+void cpu_gated(struct device *d, enum gate f, const void *gate, const void *up, int n, int width, int stride,
+	       void *out)
 {
 	struct tasks t = tasks_of(n, width, stride);
 	const float *g = gate, *u = up;
@@ -104,15 +105,18 @@ void cpu_gated(struct device *d, enum gate f, const void *gate, const void *up, 
 
 #pragma omp parallel for if ((double)n * width > 4 * BLOCK)
 	for (size_t i = 0; i < t.rows * t.per_row; i++) {
-		size_t row = i / t.per_row, count, at = task_part(&t, i, &count), from = row * (size_t)stride + at;
+		size_t row = i / t.per_row, count, at = task_part(&t, i, &count),
+		       from = row * (size_t)stride + at;
 
-		(f == GATE_SILU       ? silu_forward
-		 : f == GATE_GELU_ERF ? gelu_erf_forward
-				      : gelu_tanh_forward)(g + from, u + from, count, y + row * t.length + at);
+		(f == GATE_SILU ? silu_forward
+		 : f == GATE_GELU_ERF
+			 ? gelu_erf_forward
+			 : gelu_tanh_forward)(g + from, u + from, count, y + row * t.length + at);
 	}
 }
 
-void cpu_gated_grad(struct device *d, enum gate f, const void *dout, int n, int width, int stride, void *gate, void *up)
+void cpu_gated_grad(struct device *d, enum gate f, const void *dout, int n, int width, int stride, void *gate,
+		    void *up)
 {
 	struct tasks t = tasks_of(n, width, stride);
 	const float *dy = dout;
@@ -120,10 +124,12 @@ void cpu_gated_grad(struct device *d, enum gate f, const void *dout, int n, int 
 
 #pragma omp parallel for if ((double)n * width > 4 * BLOCK)
 	for (size_t i = 0; i < t.rows * t.per_row; i++) {
-		size_t row = i / t.per_row, count, at = task_part(&t, i, &count), from = row * (size_t)stride + at;
+		size_t row = i / t.per_row, count, at = task_part(&t, i, &count),
+		       from = row * (size_t)stride + at;
 
-		(f == GATE_SILU       ? silu_backward
-		 : f == GATE_GELU_ERF ? gelu_erf_backward
-				      : gelu_tanh_backward)(dy + row * t.length + at, count, g + from, u + from);
+		(f == GATE_SILU ? silu_backward
+		 : f == GATE_GELU_ERF
+			 ? gelu_erf_backward
+			 : gelu_tanh_backward)(dy + row * t.length + at, count, g + from, u + from);
 	}
 }

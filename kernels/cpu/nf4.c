@@ -150,8 +150,8 @@ CLONES static bool all_below(const float *x, size_t n, float limit)
 	return all;
 }
 
-void cpu_quantize(struct device *d, const void *x, enum dtype dtype, size_t n, bool through_fp16, uint8_t *packed,
-		  float *absmax, int32_t *bad)
+void cpu_quantize(struct device *d, const void *x, enum dtype dtype, size_t n, bool through_fp16,
+		  uint8_t *packed, float *absmax, int32_t *bad)
 {
 	/* What fp16 rounds to infinity: half a step above its largest number, or more. */
 	float limit = through_fp16 ? 65520.0f : INFINITY;

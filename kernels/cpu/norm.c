@@ -26,8 +26,8 @@ CLONES static float row_norm(const float *x, const float *weight, int dim, float
 	return rstd;
 }
 
-void cpu_rmsnorm(struct device *d, const float *x, const float *weight, int n, int dim, float eps, float offset,
-		 void *out, float *rstd, float *copy)
+void cpu_rmsnorm(struct device *d, const float *x, const float *weight, int n, int dim, float eps,
+		 float offset, void *out, float *rstd, float *copy)
 {
 	float *y = out;
 
@@ -67,8 +67,9 @@ CLONES static void add_weight_grad(const float *x, const float *dout, float rstd
 		dweight[i] += dout[i] * (x[i] * rstd);
 }
 
-void cpu_rmsnorm_grad(struct device *d, const float *x, const float *weight, const float *rstd, const float *dout, int n,
-		      int dim, float offset, float *dx, void *dx_act, float *dweight)
+void cpu_rmsnorm_grad(struct device *d, const float *x, const float *weight, const float *rstd,
+		      const float *dout, int n, int dim, float offset, float *dx, void *dx_act,
+		      float *dweight)
 {
 	const int width = 64;
 	float *copy = dx_act == dx ? NULL : dx_act;

@@ -5,7 +5,8 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
 
-void cpu_rope_table(struct device *d, float theta, int head_dim, int positions, float *cos_out, float *sin_out)
+void cpu_rope_table(struct device *d, float theta, int head_dim, int positions, float *cos_out,
+		    float *sin_out)
 {
 	int half = head_dim / 2;
 
@@ -33,8 +34,8 @@ CLONES static void rotate(const float *c, const float *s, int heads, int half, f
 		}
 }
 
-void cpu_rope(struct device *d, const float *c, const float *s, const int32_t *position, int n, int heads, int head_dim,
-	      int stride, bool inverse, void *x)
+void cpu_rope(struct device *d, const float *c, const float *s, const int32_t *position, int n, int heads,
+	      int head_dim, int stride, bool inverse, void *x)
 {
 	int half = head_dim / 2;
 	float *rows = x;
@@ -45,10 +46,12 @@ void cpu_rope(struct device *d, const float *c, const float *s, const int32_t *p
 		       inverse ? -1.0f : 1.0f, rows + (ptrdiff_t)t * stride);
 }
 
-void cpu_rope_append(struct device *d, const float *c, const float *s, const int32_t *position, int n, int heads, int kv_heads,
-		     int head_dim, int stride, void *x, const int32_t *row, void *keys, void *values)
+void cpu_rope_append(struct device *d, const float *c, const float *s, const int32_t *position, int n,
+		     int heads, int kv_heads, int head_dim, int stride, void *x, const int32_t *row,
+		     void *keys, void *values)
 {
-	const float *k = (const float *)x + (ptrdiff_t)heads * head_dim, *v = k + (ptrdiff_t)kv_heads * head_dim;
+	const float *k = (const float *)x + (ptrdiff_t)heads * head_dim,
+		    *v = k + (ptrdiff_t)kv_heads * head_dim;
 	float *to_k = keys, *to_v = values;
 	size_t width = (size_t)kv_heads * (size_t)head_dim;
 

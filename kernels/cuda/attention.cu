@@ -16,7 +16,7 @@
 
 template <typename T, int D, int WARPS, int M, int KEYS>
 __global__ void __launch_bounds__(32 * WARPS)
-attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out, float *lse)
+	attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out, float *lse)
 {
 	grid_wait();
 	const int ROWS = 16 * M * WARPS, THREADS = 32 * WARPS, N = KEYS / 8;
@@ -31,28 +31,30 @@ attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out
 	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim, out_stride;
 	ptrdiff_t key_at = (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * s.head_dim;
 	int rows = sequence.queries * group, mine = first + 16 * M * warp;
-	struct view all = view_of(s, sequence, group, first, ROWS), own = view_of(s, sequence, group, mine, 16 * M);
+	struct view all = view_of(s, sequence, group, first, ROWS),
+		    own = view_of(s, sequence, group, mine, 16 * M);
 	float o[M][D / 8][4] = {}, max[M][2], l[M][2] = {}, factor = scores_factor(s);
 
 	UNROLL
 	for (int m = 0; m < M; m++)
 		max[m][0] = max[m][1] = -INFINITY;
 
-	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, s.head_dim,
-					  group, first, rows, thread);
+	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at,
+					  s.q_stride, s.head_dim, group, first, rows, thread);
 	tile_load<D, KEYS, THREADS>(k_tile, k + key_at, s.k_stride, s.head_dim, all.begin, all.end, thread);
 	tile_load<D, KEYS, THREADS>(v_tile, v + key_at, s.k_stride, s.head_dim, all.begin, all.end, thread);
 	cp_async_commit();
 	for (int at = all.begin, stage = 0; at < all.end; at += KEYS, stage ^= 1) {
-		const T *k_now = k_tile + stage * tile_size<D>(KEYS), *v_now = v_tile + stage * tile_size<D>(KEYS);
+		const T *k_now = k_tile + stage * tile_size<D>(KEYS),
+			*v_now = v_tile + stage * tile_size<D>(KEYS);
 
 		cp_async_wait<0>();
 		__syncthreads();
 		if (at + KEYS < all.end) {
-			tile_load<D, KEYS, THREADS>(k_tile + (stage ^ 1) * tile_size<D>(KEYS), k + key_at, s.k_stride, s.head_dim,
-						    at + KEYS, all.end, thread);
-			tile_load<D, KEYS, THREADS>(v_tile + (stage ^ 1) * tile_size<D>(KEYS), v + key_at, s.k_stride, s.head_dim,
-						    at + KEYS, all.end, thread);
+			tile_load<D, KEYS, THREADS>(k_tile + (stage ^ 1) * tile_size<D>(KEYS), k + key_at,
+						    s.k_stride, s.head_dim, at + KEYS, all.end, thread);
+			tile_load<D, KEYS, THREADS>(v_tile + (stage ^ 1) * tile_size<D>(KEYS), v + key_at,
+						    s.k_stride, s.head_dim, at + KEYS, all.end, thread);
 			cp_async_commit();
 		}
 		if (at >= own.end || at + KEYS <= own.begin)
@@ -91,12 +93,12 @@ attention_forward(struct attention s, const T *q, const T *k, const T *v, T *out
 
 			times[m][h] = 1.0f / sum;
 			if (lse && row < rows && thread % 4 == 0)
-				lse[(ptrdiff_t)(sequence.token + query) * s.heads + blockIdx.y * group + row - query * group] =
-					max[m][h] * factor * LN2 + logf(sum);
+				lse[(ptrdiff_t)(sequence.token + query) * s.heads + blockIdx.y * group + row -
+				    query * group] = max[m][h] * factor * LN2 + logf(sum);
 		}
 	}
-	rows_store<D, M>(o, times, q_tile, 16 * M * warp, out + sequence.token * out_stride + head_at, out_stride, s.head_dim, group,
-			 mine, rows);
+	rows_store<D, M>(o, times, q_tile, 16 * M * warp, out + sequence.token * out_stride + head_at,
+			 out_stride, s.head_dim, group, mine, rows);
 }
 
 template <int D> static constexpr size_t forward_shared(int rows, int keys)
@@ -105,18 +107,20 @@ template <int D> static constexpr size_t forward_shared(int rows, int keys)
 }
 
 template <typename T, int D, int WARPS, int M, int KEYS>
-static void forward_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+static void forward_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			   T *out, float *lse)
 {
 	const int ROWS = 16 * M * WARPS;
 	dim3 grid(tile_blocks(s, s->heads / s->kv_heads, ROWS), s->kv_heads);
 
-	cuda_launch(d, "attention", attention_forward<T, D, WARPS, M, KEYS>, grid, dim3(32 * WARPS), forward_shared<D>(ROWS, KEYS), *s,
-		    q, k, v, out, lse);
+	cuda_launch(d, "attention", attention_forward<T, D, WARPS, M, KEYS>, grid, dim3(32 * WARPS),
+		    forward_shared<D>(ROWS, KEYS), *s, q, k, v, out, lse);
 }
 
 /* head_dim to 128 */
 template <typename T, int D>
-static void forward_narrow(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+static void forward_narrow(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			   T *out, float *lse)
 {
 	if (!rows_are_many(cuda_device(d), s))
 		forward_launch<T, D, 4, 1, 32>(d, s, q, k, v, out, lse);
@@ -126,7 +130,8 @@ static void forward_narrow(struct device *d, const struct attention *s, const T 
 
 /* head_dim to 256 */
 template <typename T, int D>
-static void forward_wide(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+static void forward_wide(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			 T *out, float *lse)
 {
 	bool many = rows_are_many(cuda_device(d), s);
 
@@ -140,15 +145,17 @@ static void forward_wide(struct device *d, const struct attention *s, const T *q
 
 bool attention_possible(struct device *d, const struct attention *s, const char *what)
 {
-	bool possible = s->head_dim % 16 == 0 && s->head_dim <= 256 && s->q_stride % 8 == 0 && s->k_stride % 8 == 0;
+	bool possible = s->head_dim % 16 == 0 && s->head_dim <= 256 && s->q_stride % 8 == 0 &&
+			s->k_stride % 8 == 0;
 
 	if (!possible)
 		cuda_note(d, cudaErrorInvalidValue, what);
 	return possible;
 }
 
-template <typename T> static void attention_run(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out,
-						float *lse)
+template <typename T>
+static void attention_run(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			  T *out, float *lse)
 {
 	if (!attention_possible(d, s, "attention"))
 		return;
@@ -176,13 +183,15 @@ template <typename T> static void attention_run(struct device *d, const struct a
 
 /* A warp to a query and head. 32 keys at a time: a lane has the score of one of them, and then columns of the output. In shared
  * memory a warp has its query, its sums and 32 probabilities. */
-__global__ void attention_forward_plain(struct attention s, const float *q, const float *k, const float *v, float *out, float *lse)
+__global__ void attention_forward_plain(struct attention s, const float *q, const float *k, const float *v,
+					float *out, float *lse)
 {
 	grid_wait();
 	DYNAMIC_SHARED(float, shared);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = s.heads / s.kv_heads;
 	ptrdiff_t row = (ptrdiff_t)blockIdx.x * PLAIN_WARPS + warp;
-	float *query = shared + warp * (2 * s.head_dim + 32), *sum = query + s.head_dim, *p = sum + s.head_dim;
+	float *query = shared + warp * (2 * s.head_dim + 32), *sum = query + s.head_dim,
+	      *p = sum + s.head_dim;
 	int token = (int)(row / s.heads), head = (int)(row % s.heads);
 
 	if (token >= s.cu_q[s.sequences])
@@ -190,7 +199,8 @@ __global__ void attention_forward_plain(struct attention s, const float *q, cons
 
 	struct sequence sequence = sequence_at(s, sequence_search(s.cu_q, s.sequences, 1, 1, 0, token));
 	ptrdiff_t keys_at = (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)(head / group) * s.head_dim;
-	int begin = key_begin(s, sequence, token - sequence.token), end = key_end(sequence, token - sequence.token);
+	int begin = key_begin(s, sequence, token - sequence.token),
+	    end = key_end(sequence, token - sequence.token);
 	float max = -INFINITY, l = 0.0f;
 
 	for (int c = lane; c < s.head_dim; c += 32) {
@@ -235,13 +245,14 @@ __global__ void attention_forward_plain(struct attention s, const float *q, cons
 		lse[row] = max + logf(l);
 }
 
-static void attention_run(struct device *d, const struct attention *s, const float *q, const float *k, const float *v, float *out,
-			  float *lse)
+static void attention_run(struct device *d, const struct attention *s, const float *q, const float *k,
+			  const float *v, float *out, float *lse)
 {
 	size_t rows = (size_t)s->queries * (size_t)s->heads;
 
-	cuda_launch(d, "attention", attention_forward_plain, dim3((unsigned)((rows + PLAIN_WARPS - 1) / PLAIN_WARPS)),
-		    dim3(32 * PLAIN_WARPS), sizeof(float) * PLAIN_WARPS * (size_t)(2 * s->head_dim + 32), *s, q, k, v, out, lse);
+	cuda_launch(d, "attention", attention_forward_plain,
+		    dim3((unsigned)((rows + PLAIN_WARPS - 1) / PLAIN_WARPS)), dim3(32 * PLAIN_WARPS),
+		    sizeof(float) * PLAIN_WARPS * (size_t)(2 * s->head_dim + 32), *s, q, k, v, out, lse);
 }
 
 /* ---- both ---- */
@@ -257,12 +268,14 @@ size_t attention_scratch_bound(const struct cuda_device *d, const struct attenti
 	return forward > backward ? forward : backward;
 }
 
-template <typename T> static void op_attention(struct device *d, const struct attention *s, const void *q, const void *k, const void *v,
-					       void *out, float *lse)
+template <typename T>
+static void op_attention(struct device *d, const struct attention *s, const void *q, const void *k,
+			 const void *v, void *out, float *lse)
 {
 	attention_run(d, s, (const T *)q, (const T *)k, (const T *)v, (T *)out, lse);
 }
 
 EXPORT(attention,
-       (struct device *d, const struct attention *s, const void *q, const void *k, const void *v, void *out, float *lse),
+       (struct device * d, const struct attention *s, const void *q, const void *k, const void *v, void *out,
+	float *lse),
        (d, s, q, k, v, out, lse))

@@ -56,7 +56,8 @@ __device__ __forceinline__ struct sequence sequence_at(const struct attention &s
 }
 
 /* The last sequence i with cu[i] * group / rows + i * extra <= target, by a whole warp: 32 candidates at a time. */
-__device__ __forceinline__ int sequence_search(const int32_t *cu, int sequences, int group, int rows, int extra, int target)
+__device__ __forceinline__ int sequence_search(const int32_t *cu, int sequences, int group, int rows,
+					       int extra, int target)
 {
 	int lane = threadIdx.x % 32, first = 0, n = sequences;
 
@@ -87,8 +88,8 @@ static inline bool rows_are_many(const struct cuda_device *d, const struct atten
 
 /* The tile of a block: its sequence and its first row; false when there is none. The last tiles come first, since they have
  * the most keys to look at. */
-__device__ __forceinline__ bool tile_find(const struct attention &s, int group, int rows, int block, int blocks,
-					  struct sequence *sequence, int *first)
+__device__ __forceinline__ bool tile_find(const struct attention &s, int group, int rows, int block,
+					  int blocks, struct sequence *sequence, int *first)
 {
 	int target = blocks - 1 - block;
 	int i = sequence_search(s.cu_q, s.sequences, group, rows, 1, target);
@@ -104,7 +105,8 @@ __device__ __forceinline__ int key_end(const struct sequence &sequence, int quer
 	return sequence.before + query + 1;
 }
 
-__device__ __forceinline__ int key_begin(const struct attention &s, const struct sequence &sequence, int query)
+__device__ __forceinline__ int key_begin(const struct attention &s, const struct sequence &sequence,
+					 int query)
 {
 	int begin = s.window > 0 ? sequence.before + query + 1 - s.window : 0;
 
@@ -117,8 +119,8 @@ struct view {
 	int begin, end, all_begin, all_end;
 };
 
-__device__ __forceinline__ struct view view_of(const struct attention &s, const struct sequence &sequence, int group, int first,
-					       int count)
+__device__ __forceinline__ struct view view_of(const struct attention &s, const struct sequence &sequence,
+					       int group, int first, int count)
 {
 	int rows = sequence.queries * group, last = first + count < rows ? first + count - 1 : rows - 1;
 	struct view w = {0, 0, 0, 0};
@@ -142,7 +144,8 @@ __device__ __forceinline__ float tanh_fast(float x)
 
 /* p (dp - delta), times the derivative of the softcap where there is one, in place of dp; p in place of x. x is the product
  * q k, lse2 is lse * log2(e). */
-__device__ __forceinline__ void score_grad(float *x, float *dp, bool visible, float lse2, float delta, const struct attention &s)
+__device__ __forceinline__ void score_grad(float *x, float *dp, bool visible, float lse2, float delta,
+					   const struct attention &s)
 {
 	float p, slope = 1.0f;
 
@@ -177,12 +180,14 @@ template <int D> __host__ __device__ constexpr int tile_size(int rows)
  * loops over chunks keep few addresses in registers. */
 template <int D, typename T> __device__ __forceinline__ T *tile_at(T *tile, int row, int chunk)
 {
-	return tile + (row * tile_stride<D>() + (D % 64 == 0 ? (chunk & ~7) + ((chunk ^ row) & 7) : chunk)) * 8;
+	return tile +
+	       (row * tile_stride<D>() + (D % 64 == 0 ? (chunk & ~7) + ((chunk ^ row) & 7) : chunk)) * 8;
 }
 
 /* Starts copying rows [first, first + ROWS) of x to a tile, zeros from row `end` on. */
 template <int D, int ROWS, int THREADS, typename T>
-__device__ __forceinline__ void tile_load(T *tile, const T *x, ptrdiff_t stride, int head_dim, int first, int end, int thread)
+__device__ __forceinline__ void tile_load(T *tile, const T *x, ptrdiff_t stride, int head_dim, int first,
+					  int end, int thread)
 {
 	const int chunks = D / 8;
 
@@ -215,8 +220,8 @@ __device__ __forceinline__ void tile_load(T *tile, const T *x, ptrdiff_t stride,
 
 /* The same with rows that are queries and heads: x is the first query's first head of the group. */
 template <int D, int ROWS, int THREADS, typename T>
-__device__ __forceinline__ void tile_load_heads(T *tile, const T *x, ptrdiff_t stride, int head_dim, int group, int first, int end,
-						int thread)
+__device__ __forceinline__ void tile_load_heads(T *tile, const T *x, ptrdiff_t stride, int head_dim,
+						int group, int first, int end, int thread)
 {
 	const int chunks = D / 8;
 
@@ -228,7 +233,8 @@ __device__ __forceinline__ void tile_load_heads(T *tile, const T *x, ptrdiff_t s
 		if (ROWS * chunks % THREADS != 0 && i >= ROWS * chunks)
 			break;
 		cp_async_16(tile_at<D>(tile, i / chunks, chunk),
-			    x + (keep ? query * stride + (row - query * group) * head_dim + chunk * 8 : 0), keep);
+			    x + (keep ? query * stride + (row - query * group) * head_dim + chunk * 8 : 0),
+			    keep);
 	}
 }
 
@@ -263,7 +269,8 @@ __device__ __forceinline__ void product_rows(float s[M][N][4], const T *a, int a
 
 /* o += p v: p (16 M, 8 N) as tiles_pack makes it, v of 8 N rows. */
 template <int D, int M, int N, typename T>
-__device__ __forceinline__ void product_columns(float o[M][D / 8][4], const uint32_t p[M][N / 2][4], const T *v)
+__device__ __forceinline__ void product_columns(float o[M][D / 8][4], const uint32_t p[M][N / 2][4],
+						const T *v)
 {
 	int lane = threadIdx.x % 32;
 
@@ -284,7 +291,8 @@ __device__ __forceinline__ void product_columns(float o[M][D / 8][4], const uint
 }
 
 /* The results of one product as the left operand of the next: the lanes hold the same rows and columns. */
-template <typename T, int M, int N> __device__ __forceinline__ void tiles_pack(uint32_t p[M][N / 2][4], const float s[M][N][4])
+template <typename T, int M, int N>
+__device__ __forceinline__ void tiles_pack(uint32_t p[M][N / 2][4], const float s[M][N][4])
 {
 	UNROLL
 	for (int m = 0; m < M; m++) {
@@ -300,8 +308,8 @@ template <typename T, int M, int N> __device__ __forceinline__ void tiles_pack(u
 
 /* Begin and end of the keys that a lane's rows see, the rows behind the last one like it. */
 template <int M>
-__device__ __forceinline__ void rows_see(int begin[M][2], int end[M][2], const struct attention &s, const struct sequence &sequence,
-					 int group, int first)
+__device__ __forceinline__ void rows_see(int begin[M][2], int end[M][2], const struct attention &s,
+					 const struct sequence &sequence, int group, int first)
 {
 	int rows = sequence.queries * group;
 
@@ -320,7 +328,8 @@ __device__ __forceinline__ void rows_see(int begin[M][2], int end[M][2], const s
 
 /* Scores of keys from `at` on that a row does not see become `hidden`. */
 template <int M, int N>
-__device__ __forceinline__ void scores_mask(float s[M][N][4], const int begin[M][2], const int end[M][2], int at, float hidden)
+__device__ __forceinline__ void scores_mask(float s[M][N][4], const int begin[M][2], const int end[M][2],
+					    int at, float hidden)
 {
 	UNROLL
 	for (int m = 0; m < M; m++) {
@@ -350,7 +359,8 @@ __device__ __forceinline__ float scores_factor(const struct attention &s)
 	return scores_bent(s) ? LOG2E : s.scale * LOG2E;
 }
 
-template <int M, int N> __device__ __forceinline__ void scores_bend(float x[M][N][4], const struct attention &s)
+template <int M, int N>
+__device__ __forceinline__ void scores_bend(float x[M][N][4], const struct attention &s)
 {
 	float inner = s.softcap > 0.0f ? s.scale / s.softcap : s.scale;
 
@@ -371,7 +381,8 @@ template <int M, int N> __device__ __forceinline__ void scores_bend(float x[M][N
 /* One step of the online softmax: s becomes 2^(factor (s - max)) with the new max of the row, the sums l and the outputs o
  * are brought to it. l stays a sum over this lane's columns only. */
 template <int D, int M, int N>
-__device__ __forceinline__ void softmax_step(float s[M][N][4], float max[M][2], float l[M][2], float o[M][D / 8][4], float factor)
+__device__ __forceinline__ void softmax_step(float s[M][N][4], float max[M][2], float l[M][2],
+					     float o[M][D / 8][4], float factor)
 {
 	float shrink[M][2];
 	bool same = true;
@@ -424,8 +435,9 @@ __device__ __forceinline__ float row_sum(float x)
 /* x (16 M, D) times `times` of each row to rows [first, end) of out, laid out as in tile_load_heads, by way of the warp's
  * own rows of a tile, at row `at`, so that whole chunks are written. */
 template <int D, int M, typename T>
-__device__ __forceinline__ void rows_store(const float x[M][D / 8][4], const float times[M][2], T *tile, int at, T *out,
-					   ptrdiff_t stride, int head_dim, int group, int first, int end)
+__device__ __forceinline__ void rows_store(const float x[M][D / 8][4], const float times[M][2], T *tile,
+					   int at, T *out, ptrdiff_t stride, int head_dim, int group,
+					   int first, int end)
 {
 	int lane = threadIdx.x % 32;
 
@@ -438,8 +450,8 @@ __device__ __forceinline__ void rows_store(const float x[M][D / 8][4], const flo
 			for (int h = 0; h < 2; h++) {
 				T *to = tile_at<D>(tile, at + 16 * m + 8 * h + lane / 4, n) + lane % 4 * 2;
 
-				*reinterpret_cast<uint32_t *>(to) =
-					pack2<T>(x[m][n][2 * h] * times[m][h], x[m][n][2 * h + 1] * times[m][h]);
+				*reinterpret_cast<uint32_t *>(to) = pack2<T>(
+					x[m][n][2 * h] * times[m][h], x[m][n][2 * h + 1] * times[m][h]);
 			}
 		}
 	}
@@ -448,7 +460,8 @@ __device__ __forceinline__ void rows_store(const float x[M][D / 8][4], const flo
 		int row = i / (D / 8), chunk = i % (D / 8), query = (first + row) / group;
 
 		if (first + row < end && chunk * 8 < head_dim)
-			store_pack(out + query * stride + (first + row - query * group) * head_dim + chunk * 8,
+			store_pack(out + query * stride + (first + row - query * group) * head_dim +
+					   chunk * 8,
 				   load_pack(tile_at<D>(tile, at + row, chunk)));
 	}
 }
@@ -462,23 +475,26 @@ bool attention_possible(struct device *d, const struct attention *s, const char 
 bool attention_is_decode(const struct attention *s);
 size_t attention_decode_scratch(const struct cuda_device *d, const struct attention *s);
 template <typename T>
-void attention_decode(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse);
+void attention_decode(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out,
+		      float *lse);
 
 /* Attention of short sequences. */
 bool attention_is_short(const struct cuda_device *d, const struct attention *s);
 template <typename T>
-void attention_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse);
+void attention_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out,
+		     float *lse);
 
 /* Its gradients; and the most scratch that they take for so many queries or fewer, of any lengths. */
 bool attention_grad_is_short(const struct cuda_device *d, const struct attention *s);
 template <typename T>
-void attention_grad_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const T *out,
-			  const float *lse, const T *dout, T *dq, T *dk, T *dv);
+void attention_grad_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			  const T *out, const float *lse, const T *dout, T *dq, T *dk, T *dv);
 size_t attention_grad_short_bound(const struct attention *s);
 
 /* Gradients of fp32 activations. delta (queries, heads) is scratch. */
-void attention_grad_plain(struct device *d, const struct attention *s, const float *q, const float *k, const float *v, const float *out,
-			  const float *lse, const float *dout, float *dq, float *dk, float *dv, float *delta);
+void attention_grad_plain(struct device *d, const struct attention *s, const float *q, const float *k,
+			  const float *v, const float *out, const float *lse, const float *dout, float *dq,
+			  float *dk, float *dv, float *delta);
 
 /* Scratch of attention_grad, but for that of short sequences. */
 size_t attention_grad_scratch(const struct cuda_device *d, const struct attention *s);

@@ -11,7 +11,7 @@
 
 #define KEYS       16 /* of a warp at a time */
 #define STAGES     2
-#define MIN_KEYS   64  /* of a part: below, parts cost more than they give */
+#define MIN_KEYS   32 /* of a part: a step of each warp */
 #define MAX_SPLITS 128
 #define JOIN       8 /* parts that a thread of the second kernel has on their way */
 
@@ -36,19 +36,21 @@ __device__ __forceinline__ int parts_used(const struct view &all, int splits)
 
 template <typename T, int D, int WARPS>
 __global__ void __launch_bounds__(32 * WARPS)
-attention_decode_part(struct attention s, int splits, int row_tiles, const T *q, const T *k, const T *v, T *out, float *lse,
-		      struct part part)
+	attention_decode_part(struct attention s, int splits, int row_tiles, const T *q, const T *k,
+			      const T *v, T *out, float *lse, struct part part)
 {
 	grid_ahead();
 	const int N = KEYS / 8, RING = 2 * STAGES * tile_size<D>(KEYS);
 	DYNAMIC_SHARED(T, q_tile);
 	T *ring = q_tile + tile_size<D>(16);
-	int group = s.heads / s.kv_heads, kv_head = blockIdx.y / row_tiles, first = blockIdx.y % row_tiles * 16;
+	int group = s.heads / s.kv_heads, kv_head = blockIdx.y / row_tiles,
+	    first = blockIdx.y % row_tiles * 16;
 	int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, split = blockIdx.x % splits;
 	struct sequence sequence = sequence_at(s, blockIdx.x / splits);
 	int rows = sequence.queries * group;
 	struct view all = view_of(s, sequence, group, first, 16);
-	int used = parts_used(all, splits), share = ceil_div(ceil_div(all.end - all.begin, KEYS), used) * KEYS;
+	int used = parts_used(all, splits),
+	    share = ceil_div(ceil_div(all.end - all.begin, KEYS), used) * KEYS;
 
 	/* What says where the sequences are is no other kernel's work. */
 	grid_wait();
@@ -59,19 +61,21 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 	int from = all.begin + split * share, to = from + share < all.end ? from + share : all.end;
 	const T *keys = k + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
 	const T *values = v + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
-	float o[1][D / 8][4] = {}, max[1][2] = {{-INFINITY, -INFINITY}}, l[1][2] = {}, factor = scores_factor(s);
+	float o[1][D / 8][4] = {}, max[1][2] = {{-INFINITY, -INFINITY}}, l[1][2] = {},
+		       factor = scores_factor(s);
 	int begin[1][2], end[1][2];
 	T *own = ring + warp * RING;
 
 	rows_see<1>(begin, end, s, sequence, group, first);
-	tile_load_heads<D, 16, 32 * WARPS>(q_tile,
-					   q + (ptrdiff_t)sequence.token * s.q_stride + (ptrdiff_t)kv_head * group * s.head_dim,
-					   s.q_stride, s.head_dim, group, first, rows, thread);
+	tile_load_heads<D, 16, 32 * WARPS>(
+		q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + (ptrdiff_t)kv_head * group * s.head_dim,
+		s.q_stride, s.head_dim, group, first, rows, thread);
 	cp_async_commit();
 	from += warp * KEYS;
 	if (from < to) {
 		tile_load<D, KEYS, 32>(own, keys, s.k_stride, s.head_dim, from, to, lane);
-		tile_load<D, KEYS, 32>(own + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, from, to, lane);
+		tile_load<D, KEYS, 32>(own + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, from, to,
+				       lane);
 	}
 	cp_async_commit();
 	cp_async_wait<1>();
@@ -83,9 +87,10 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 		uint32_t p[1][N / 2][4];
 
 		if (at + KEYS * WARPS < to) {
-			tile_load<D, KEYS, 32>(k_next, keys, s.k_stride, s.head_dim, at + KEYS * WARPS, to, lane);
-			tile_load<D, KEYS, 32>(k_next + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, at + KEYS * WARPS,
-					       to, lane);
+			tile_load<D, KEYS, 32>(k_next, keys, s.k_stride, s.head_dim, at + KEYS * WARPS, to,
+					       lane);
+			tile_load<D, KEYS, 32>(k_next + tile_size<D>(KEYS), values, s.k_stride, s.head_dim,
+					       at + KEYS * WARPS, to, lane);
 		}
 		cp_async_commit();
 		cp_async_wait<1>();
@@ -135,7 +140,8 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 			top = fmaxf(top, sums[(w * 16 + r) * (D + 8) + D]);
 		UNROLL
 		for (int w = 0; w < WARPS; w++) {
-			weight[w] = top == -INFINITY ? 0.0f : exp2_fast(sums[(w * 16 + r) * (D + 8) + D] - top);
+			weight[w] = top == -INFINITY ? 0.0f
+						     : exp2_fast(sums[(w * 16 + r) * (D + 8) + D] - top);
 			sum += weight[w] * sums[(w * 16 + r) * (D + 8) + D + 1];
 		}
 		for (int c = thread; c < s.head_dim; c += 32 * WARPS) {
@@ -161,12 +167,15 @@ attention_decode_part(struct attention s, int splits, int row_tiles, const T *q,
 /* Block (query of a sequence, and head; sequence), a thread to a column of its output. A batch of parts is read at once, with
  * nothing to wait for in between. */
 template <typename T>
-__global__ void __launch_bounds__(256) attention_decode_join(struct attention s, int splits, struct part part, T *out, float *lse)
+__global__ void __launch_bounds__(256)
+	attention_decode_join(struct attention s, int splits, struct part part, T *out, float *lse)
 {
 	grid_ahead();
 	struct sequence sequence = sequence_at(s, blockIdx.y);
-	int query = blockIdx.x / s.heads, head = blockIdx.x % s.heads, group = s.heads / s.kv_heads, c = threadIdx.x;
-	int first = (query * group + head % group) / 16 * 16, used = parts_used(view_of(s, sequence, group, first, 16), splits);
+	int query = blockIdx.x / s.heads, head = blockIdx.x % s.heads, group = s.heads / s.kv_heads,
+	    c = threadIdx.x;
+	int first = (query * group + head % group) / 16 * 16,
+	    used = parts_used(view_of(s, sequence, group, first, 16), splits);
 	ptrdiff_t at = (ptrdiff_t)(sequence.token + query) * s.heads + head;
 	float top = -INFINITY, sum = 0.0f, x = 0.0f;
 
@@ -220,7 +229,8 @@ static int decode_row_tiles(const struct attention *s)
 /* Parts of the keys: enough blocks for the device, and MIN_KEYS for each of them. */
 static int decode_splits(const struct cuda_device *d, const struct attention *s)
 {
-	int blocks = s->sequences * s->kv_heads * decode_row_tiles(s), wanted = (s->head_dim > 128 ? 2 : 4) * d->multiprocessors;
+	int blocks = s->sequences * s->kv_heads * decode_row_tiles(s),
+	    wanted = (s->head_dim > 128 ? 2 : 4) * d->multiprocessors;
 	int keys = s->window > 0 && s->window + s->max_q < s->max_k ? s->window + s->max_q : s->max_k;
 	int splits = blocks > 0 ? wanted / blocks : 1, most = ceil_div(keys, MIN_KEYS);
 
@@ -237,10 +247,12 @@ size_t attention_decode_scratch(const struct cuda_device *d, const struct attent
 }
 
 template <typename T, int D>
-static void decode_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+static void decode_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			  T *out, float *lse)
 {
 	const int WARPS = decode_warps<D>();
-	const size_t shared = sizeof(T) * (size_t)(tile_size<D>(16) + WARPS * 2 * STAGES * tile_size<D>(KEYS));
+	const size_t shared = sizeof(T) *
+			      (size_t)(tile_size<D>(16) + WARPS * 2 * STAGES * tile_size<D>(KEYS));
 	static_assert(sizeof(T) * 2 * STAGES * (size_t)tile_size<D>(KEYS) >= sizeof(float) * 16 * (D + 8),
 		      "the sums of a warp take the place of its ring");
 	int splits = decode_splits(cuda_device(d), s), row_tiles = decode_row_tiles(s);
@@ -255,8 +267,8 @@ static void decode_launch(struct device *d, const struct attention *s, const T *
 		part.o = part.l + rows;
 	}
 	cuda_launch_ahead(d, "attention", attention_decode_part<T, D, WARPS>,
-		    dim3((unsigned)s->sequences * splits, (unsigned)s->kv_heads * row_tiles), dim3(32 * WARPS), shared, *s, splits,
-		    row_tiles, q, k, v, out, lse, part);
+			  dim3((unsigned)s->sequences * splits, (unsigned)s->kv_heads * row_tiles),
+			  dim3(32 * WARPS), shared, *s, splits, row_tiles, q, k, v, out, lse, part);
 	if (splits > 1)
 		cuda_launch_ahead(d, "attention", attention_decode_join<T>,
 				  dim3((unsigned)s->max_q * s->heads, (unsigned)s->sequences),
@@ -264,7 +276,8 @@ static void decode_launch(struct device *d, const struct attention *s, const T *
 }
 
 template <typename T>
-void attention_decode(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+void attention_decode(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out,
+		      float *lse)
 {
 	if (s->head_dim <= 64)
 		decode_launch<T, 64>(d, s, q, k, v, out, lse);
@@ -278,7 +291,8 @@ void attention_decode(struct device *d, const struct attention *s, const T *q, c
 		decode_launch<T, 256>(d, s, q, k, v, out, lse);
 }
 
-template void attention_decode<__nv_bfloat16>(struct device *d, const struct attention *s, const __nv_bfloat16 *q,
-					      const __nv_bfloat16 *k, const __nv_bfloat16 *v, __nv_bfloat16 *out, float *lse);
-template void attention_decode<__half>(struct device *d, const struct attention *s, const __half *q, const __half *k, const __half *v,
-				       __half *out, float *lse);
+template void attention_decode<__nv_bfloat16>(struct device *d, const struct attention *s,
+					      const __nv_bfloat16 *q, const __nv_bfloat16 *k,
+					      const __nv_bfloat16 *v, __nv_bfloat16 *out, float *lse);
+template void attention_decode<__half>(struct device *d, const struct attention *s, const __half *q,
+				       const __half *k, const __half *v, __half *out, float *lse);

@@ -11,15 +11,18 @@
 /* parts: fp32 (tiles, kv_heads, keys, 2, head_dim), keys being `padded`: first dk, without the scale, then dv. */
 template <typename T, int D, int M>
 __global__ void __launch_bounds__(32 * short_warps<D>())
-attention_grad_short_rows(struct attention s, int capacity, int padded, const T *q, const T *k, const T *v, const T *out,
-			  const float *lse, const T *dout, T *dq, float *parts)
+	attention_grad_short_rows(struct attention s, int capacity, int padded, const T *q, const T *k,
+				  const T *v, const T *out, const float *lse, const T *dout, T *dq,
+				  float *parts)
 {
 	grid_wait();
-	const int ROWS = 16 * M, WARPS = short_warps<D>(), THREADS = 32 * WARPS, N = D / 8 / WARPS, ROUNDS = short_rounds<D>();
+	const int ROWS = 16 * M, WARPS = short_warps<D>(), THREADS = 32 * WARPS, N = D / 8 / WARPS,
+		  ROUNDS = short_rounds<D>();
 	DYNAMIC_SHARED(T, q_tile);
 	T *dout_tile = q_tile + tile_size<D>(ROWS), *k_tile = dout_tile + tile_size<D>(ROWS);
 	T *v_tile = k_tile + tile_size<D>(capacity), *p = v_tile + tile_size<D>(capacity);
-	int group = s.heads / s.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32, p_stride = capacity + 8, first;
+	int group = s.heads / s.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32,
+	    p_stride = capacity + 8, first;
 	T *ds = p + ROWS * p_stride;
 	float *lse_of = reinterpret_cast<float *>(ds + ROWS * p_stride), *delta_of = lse_of + ROWS;
 	struct sequence sequence;
@@ -27,15 +30,17 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 	if (!tile_find(s, group, ROWS, blockIdx.x, gridDim.x, &sequence, &first))
 		return;
 
-	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim, out_stride = (ptrdiff_t)s.heads * s.head_dim;
+	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim,
+		  out_stride = (ptrdiff_t)s.heads * s.head_dim;
 	ptrdiff_t key_at = (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * s.head_dim;
 	int rows = sequence.queries * group, begin[M][2], end[M][2];
 	struct view all = view_of(s, sequence, group, first, ROWS);
 	float sum[M][N][4] = {};
 
-	parts += (((ptrdiff_t)(gridDim.x - 1 - blockIdx.x) * s.kv_heads + blockIdx.y) * padded) * 2 * s.head_dim;
-	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, s.head_dim,
-					  group, first, rows, threadIdx.x);
+	parts += (((ptrdiff_t)(gridDim.x - 1 - blockIdx.x) * s.kv_heads + blockIdx.y) * padded) * 2 *
+		 s.head_dim;
+	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at,
+					  s.q_stride, s.head_dim, group, first, rows, threadIdx.x);
 	for (int at = all.begin; at < all.end; at += capacity) {
 		int left = (all.end - at + 15) / 16 * 16, count = left < capacity ? left : capacity;
 		float x[ROUNDS][M][2][4];
@@ -45,8 +50,9 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 		short_load<D, THREADS>(k_tile, k + key_at, s.k_stride, s.head_dim, at, count, all.end);
 		cp_async_commit();
 		if (at == all.begin)
-			tile_load_heads<D, ROWS, THREADS>(dout_tile, dout + sequence.token * out_stride + head_at, out_stride,
-							  s.head_dim, group, first, rows, threadIdx.x);
+			tile_load_heads<D, ROWS, THREADS>(
+				dout_tile, dout + sequence.token * out_stride + head_at, out_stride,
+				s.head_dim, group, first, rows, threadIdx.x);
 		short_load<D, THREADS>(v_tile, v + key_at, s.k_stride, s.head_dim, at, count, all.end);
 		cp_async_commit();
 		if (at == all.begin) {
@@ -54,7 +60,8 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 			UNROLL
 			for (int i = 0; i < ROWS / WARPS; i++) {
 				int row = first + warp + WARPS * i, query = row / group;
-				ptrdiff_t of = (ptrdiff_t)(sequence.token + query) * s.heads + blockIdx.y * group + row - query * group;
+				ptrdiff_t of = (ptrdiff_t)(sequence.token + query) * s.heads +
+					       blockIdx.y * group + row - query * group;
 				float mine = 0.0f;
 
 				if (row < rows && lane * 8 < s.head_dim) {
@@ -85,7 +92,8 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 		UNROLL
 		for (int r = 0; r < ROUNDS; r++)
 			if (16 * (warp + WARPS * r) < count)
-				short_scores<D, M>(x[r], q_tile, k_tile + tile_size<D>(16 * (warp + WARPS * r)));
+				short_scores<D, M>(x[r], q_tile,
+						   k_tile + tile_size<D>(16 * (warp + WARPS * r)));
 		cp_async_wait<0>();
 		__syncthreads();
 
@@ -106,10 +114,12 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 
 					UNROLL
 					for (int i = 0; i < 4; i++) {
-						int n = i / 2, j = 2 * h + i % 2, of = at + key + 8 * n + lane % 4 * 2 + i % 2;
+						int n = i / 2, j = 2 * h + i % 2,
+						    of = at + key + 8 * n + lane % 4 * 2 + i % 2;
 
-						score_grad(&x[r][m][n][j], &dp[m][n][j], of >= begin[m][h] && of < end[m][h], lse2,
-							   delta, s);
+						score_grad(&x[r][m][n][j], &dp[m][n][j],
+							   of >= begin[m][h] && of < end[m][h], lse2, delta,
+							   s);
 					}
 				}
 			}
@@ -124,7 +134,8 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 
 			UNROLL
 			for (int m = 0; m < M; m++) {
-				const int from = (16 * m + lane / 16 * 8 + lane % 8) * p_stride + key + lane / 8 % 2 * 8;
+				const int from = (16 * m + lane / 16 * 8 + lane % 8) * p_stride + key +
+						 lane / 8 % 2 * 8;
 				uint32_t left_k[4], left_v[4];
 
 				ldmatrix_x4_trans(left_k, ds + from);
@@ -133,10 +144,12 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 				for (int n = 0; n < N; n += 2) {
 					uint32_t right[4];
 
-					ldmatrix_x4_trans(right, tile_at<D>(q_tile, 16 * m + lane % 16, warp * N + n + lane / 16));
+					ldmatrix_x4_trans(right, tile_at<D>(q_tile, 16 * m + lane % 16,
+									    warp * N + n + lane / 16));
 					mma_16816<T>(to_k[n], left_k, right);
 					mma_16816<T>(to_k[n + 1], left_k, right + 2);
-					ldmatrix_x4_trans(right, tile_at<D>(dout_tile, 16 * m + lane % 16, warp * N + n + lane / 16));
+					ldmatrix_x4_trans(right, tile_at<D>(dout_tile, 16 * m + lane % 16,
+									    warp * N + n + lane / 16));
 					mma_16816<T>(to_v[n], left_v, right);
 					mma_16816<T>(to_v[n + 1], left_v, right + 2);
 				}
@@ -144,13 +157,14 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 			UNROLL
 			for (int h = 0; h < 2; h++) {
 				int of = at + key + 8 * h + lane / 4;
-				float *to = parts + (ptrdiff_t)of * 2 * s.head_dim + warp * N * 8 + lane % 4 * 2;
+				float *to = parts + (ptrdiff_t)of * 2 * s.head_dim + warp * N * 8 +
+					    lane % 4 * 2;
 
 				UNROLL
 				for (int n = 0; n < N; n++)
 					if (of < all.end && (warp * N + n) * 8 < s.head_dim) {
-						*reinterpret_cast<float2 *>(to + n * 8) =
-							make_float2(to_k[n][2 * h], to_k[n][2 * h + 1]);
+						*reinterpret_cast<float2 *>(to + n * 8) = make_float2(
+							to_k[n][2 * h], to_k[n][2 * h + 1]);
 						*reinterpret_cast<float2 *>(to + s.head_dim + n * 8) =
 							make_float2(to_v[n][2 * h], to_v[n][2 * h + 1]);
 					}
@@ -164,8 +178,8 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 	UNROLL
 	for (int m = 0; m < M; m++)
 		times[m][0] = times[m][1] = s.scale;
-	short_store<M, N>(sum, times, dq + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, s.head_dim, group, first, rows,
-			  warp * N);
+	short_store<M, N>(sum, times, dq + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride,
+			  s.head_dim, group, first, rows, warp * N);
 }
 
 #define JOIN_WARPS 4
@@ -174,11 +188,13 @@ attention_grad_short_rows(struct attention s, int capacity, int padded, const T 
 /* A warp to a key, a kv head and 128 of the columns of its dk and dv, four of them to a lane: the sum of the tiles that see it. */
 template <typename T>
 __global__ void __launch_bounds__(32 * JOIN_WARPS)
-attention_grad_short_join(struct attention s, int tile_rows, int padded, const float *parts, T *dk, T *dv)
+	attention_grad_short_join(struct attention s, int tile_rows, int padded, const float *parts, T *dk,
+				  T *dv)
 {
 	grid_wait();
 	DYNAMIC_SHARED(float, ahead);
-	int index = blockIdx.x * JOIN_WARPS + threadIdx.x / 32, token = index / s.kv_heads, kv_head = index % s.kv_heads;
+	int index = blockIdx.x * JOIN_WARPS + threadIdx.x / 32, token = index / s.kv_heads,
+	    kv_head = index % s.kv_heads;
 	int column = (blockIdx.y * 32 + threadIdx.x % 32) * 4, group = s.heads / s.kv_heads;
 
 	int i = sequence_search(s.cu_q, s.sequences, 1, 1, 0, token);
@@ -214,7 +230,8 @@ attention_grad_short_join(struct attention s, int tile_rows, int padded, const f
 		}
 	}
 
-	T *to = (column < s.head_dim ? dk + column : dv + column - s.head_dim) + (ptrdiff_t)token * s.k_stride + kv_head * s.head_dim;
+	T *to = (column < s.head_dim ? dk + column : dv + column - s.head_dim) +
+		(ptrdiff_t)token * s.k_stride + kv_head * s.head_dim;
 	uint32_t *pair = reinterpret_cast<uint32_t *>(to);
 
 	pair[0] = pack2<T>(sum[0] * times, sum[1] * times);
@@ -228,7 +245,8 @@ template <int D> static size_t grad_short_shared(int rows, int keys)
 
 static size_t short_parts_size(const struct attention *s, int rows)
 {
-	return sizeof(float) * tile_blocks(s, s->heads / s->kv_heads, rows) * s->kv_heads * short_padded(s) * 2 * s->head_dim;
+	return sizeof(float) * tile_blocks(s, s->heads / s->kv_heads, rows) * s->kv_heads * short_padded(s) *
+	       2 * s->head_dim;
 }
 
 size_t attention_grad_short_bound(const struct attention *s)
@@ -244,7 +262,8 @@ template <int D> static int grad_short_rows(const struct cuda_device *d, const s
 {
 	int rows = short_rows_are_few(d, s) ? 16 : 64;
 
-	if (s->max_k > (rows == 16 ? SHORT_LIMIT : 128) || short_parts_size(s, rows) > attention_grad_short_bound(s) ||
+	if (s->max_k > (rows == 16 ? SHORT_LIMIT : 128) ||
+	    short_parts_size(s, rows) > attention_grad_short_bound(s) ||
 	    grad_short_shared<D>(rows, short_keys<D>(s)) > (size_t)d->shared_per_block)
 		return 0;
 	return rows;
@@ -280,18 +299,23 @@ static void grad_short_launch(struct device *d, const struct attention *s, const
 	if (!parts)
 		return;
 	cuda_launch(d, "attention_grad", attention_grad_short_rows<T, D, M>,
-		    dim3((unsigned)tile_blocks(s, s->heads / s->kv_heads, ROWS), s->kv_heads), dim3(32 * short_warps<D>()),
-		    grad_short_shared<D>(ROWS, keys), *s, keys, padded, g->q, g->k, g->v, g->out, g->lse, g->dout, g->dq, parts);
+		    dim3((unsigned)tile_blocks(s, s->heads / s->kv_heads, ROWS), s->kv_heads),
+		    dim3(32 * short_warps<D>()), grad_short_shared<D>(ROWS, keys), *s, keys, padded, g->q,
+		    g->k, g->v, g->out, g->lse, g->dout, g->dq, parts);
 	cuda_launch(d, "attention_grad", attention_grad_short_join<T>,
-		    dim3((unsigned)ceil_div(s->queries * s->kv_heads, JOIN_WARPS), ceil_div(2 * s->head_dim, 128)),
-		    dim3(32 * JOIN_WARPS), sizeof(float) * 128 * JOIN_WARPS * JOIN_AHEAD, *s, ROWS, padded, parts, g->dk, g->dv);
+		    dim3((unsigned)ceil_div(s->queries * s->kv_heads, JOIN_WARPS),
+			 ceil_div(2 * s->head_dim, 128)),
+		    dim3(32 * JOIN_WARPS), sizeof(float) * 128 * JOIN_WARPS * JOIN_AHEAD, *s, ROWS, padded,
+		    parts, g->dk, g->dv);
 }
 
 template <typename T>
-void attention_grad_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const T *out,
-			  const float *lse, const T *dout, T *dq, T *dk, T *dv)
+void attention_grad_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			  const T *out, const float *lse, const T *dout, T *dq, T *dk, T *dv)
 {
-	const struct short_arguments<T> g = {q, k, v, out, lse, dout, dq, dk, dv};
+	const struct short_arguments<T> g = {
+		q, k, v, out, lse, dout, dq, dk, dv
+	};
 	bool few = grad_short_rows(cuda_device(d), s) == 16;
 
 	if (s->head_dim <= 64)
@@ -302,8 +326,10 @@ void attention_grad_short(struct device *d, const struct attention *s, const T *
 		few ? grad_short_launch<T, 256, 1>(d, s, &g) : grad_short_launch<T, 256, 4>(d, s, &g);
 }
 
-template void attention_grad_short(struct device *d, const struct attention *s, const __nv_bfloat16 *q, const __nv_bfloat16 *k,
-				   const __nv_bfloat16 *v, const __nv_bfloat16 *out, const float *lse, const __nv_bfloat16 *dout,
-				   __nv_bfloat16 *dq, __nv_bfloat16 *dk, __nv_bfloat16 *dv);
-template void attention_grad_short(struct device *d, const struct attention *s, const __half *q, const __half *k, const __half *v,
-				   const __half *out, const float *lse, const __half *dout, __half *dq, __half *dk, __half *dv);
+template void attention_grad_short(struct device *d, const struct attention *s, const __nv_bfloat16 *q,
+				   const __nv_bfloat16 *k, const __nv_bfloat16 *v, const __nv_bfloat16 *out,
+				   const float *lse, const __nv_bfloat16 *dout, __nv_bfloat16 *dq,
+				   __nv_bfloat16 *dk, __nv_bfloat16 *dv);
+template void attention_grad_short(struct device *d, const struct attention *s, const __half *q,
+				   const __half *k, const __half *v, const __half *out, const float *lse,
+				   const __half *dout, __half *dq, __half *dk, __half *dv);

@@ -14,7 +14,8 @@ template <int D> static constexpr size_t hopper_shared(int keys)
 
 /* As softmax_step (attention.cuh), but o is left alone: told is by how much its rows shrink, and whether any of the warp's does. */
 template <int N>
-__device__ __forceinline__ bool softmax_scores(float (&x)[N][4], float (&max)[2], float (&l)[2], float (&shrink)[2], float factor)
+__device__ __forceinline__ bool softmax_scores(float (&x)[N][4], float (&max)[2], float (&l)[2],
+					       float (&shrink)[2], float factor)
 {
 	bool same = true;
 
@@ -44,7 +45,7 @@ __device__ __forceinline__ bool softmax_scores(float (&x)[N][4], float (&max)[2]
 
 template <typename T, int D, int KEYS, int BLOCKS>
 __global__ void __launch_bounds__(HOPPER_THREADS, BLOCKS)
-attention_hopper_forward(struct attention s, const T *q, const T *k, const T *v, T *out, float *lse)
+	attention_hopper_forward(struct attention s, const T *q, const T *k, const T *v, T *out, float *lse)
 {
 	grid_wait();
 #if HAS_WGMMA
@@ -60,14 +61,17 @@ attention_hopper_forward(struct attention s, const T *q, const T *k, const T *v,
 	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * D, out_stride = (ptrdiff_t)s.heads * D;
 	ptrdiff_t key_at = (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * D;
 	int rows = sequence.queries * group, mine = first + 16 * warp;
-	struct view all = view_of(s, sequence, group, first, ROWS), own = view_of(s, sequence, group, mine, 16);
+	struct view all = view_of(s, sequence, group, first, ROWS),
+		    own = view_of(s, sequence, group, mine, 16);
 	const T *own_q = q_tile + warpgroup_index() * 64 * 64;
-	float x[1][N][4], o[1][D / 8][4], max[2] = {-INFINITY, -INFINITY}, l[2] = {}, shrink[2], factor = scores_factor(s);
+	float x[1][N][4], o[1][D / 8][4], max[2] = {-INFINITY, -INFINITY}, l[2] = {}, shrink[2],
+					  factor = scores_factor(s);
 	uint32_t p[1][N / 2][4];
 	int begin[1][2], end[1][2], at = all.begin;
 	bool add = false;
 
-	panels_load_heads<D, ROWS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, group, first, rows, thread);
+	panels_load_heads<D, ROWS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride,
+				   group, first, rows, thread);
 	panels_load<D, KEYS>(k_tile, k + key_at, s.k_stride, at, all.end, thread);
 	cp_async_commit();
 	panels_load<D, KEYS>(v_tile, v + key_at, s.k_stride, at, all.end, thread);
@@ -101,8 +105,10 @@ attention_hopper_forward(struct attention s, const T *q, const T *k, const T *v,
 		panels_sums<D, N>(o[0], p[0], v_tile + stage * TILE, add);
 		wgmma_commit();
 		add = true;
-		panels_load<D, KEYS>(v_tile + (stage ^ 1) * TILE, v + key_at, s.k_stride, at + KEYS, all.end, thread);
-		panels_load<D, KEYS>(k_tile + stage * TILE, k + key_at, s.k_stride, at + 2 * KEYS, all.end, thread);
+		panels_load<D, KEYS>(v_tile + (stage ^ 1) * TILE, v + key_at, s.k_stride, at + KEYS, all.end,
+				     thread);
+		panels_load<D, KEYS>(k_tile + stage * TILE, k + key_at, s.k_stride, at + 2 * KEYS, all.end,
+				     thread);
 		cp_async_commit();
 		wgmma_wait<1>();
 		wgmma_registers(x[0]);
@@ -143,27 +149,30 @@ attention_hopper_forward(struct attention s, const T *q, const T *k, const T *v,
 
 		times[0][h] = 1.0f / sum;
 		if (lse && row < rows && thread % 4 == 0)
-			lse[(ptrdiff_t)(sequence.token + query) * s.heads + blockIdx.y * group + row - query * group] =
-				max[h] * factor * LN2 + logf(sum);
+			lse[(ptrdiff_t)(sequence.token + query) * s.heads + blockIdx.y * group + row -
+			    query * group] = max[h] * factor * LN2 + logf(sum);
 	}
 	wgmma_wait<0>();
 	wgmma_registers(o[0]);
 	/* The other warpgroup is past its last scores: queries make room for outputs. */
-	rows_store<D, 1>(o, times, q_tile, 16 * warp, out + sequence.token * out_stride + head_at, out_stride, D, group, mine, rows);
+	rows_store<D, 1>(o, times, q_tile, 16 * warp, out + sequence.token * out_stride + head_at, out_stride,
+			 D, group, mine, rows);
 #endif
 }
 
 template <typename T, int D, int KEYS, int BLOCKS>
-static void hopper_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+static void hopper_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			  T *out, float *lse)
 {
 	dim3 grid(tile_blocks(s, s->heads / s->kv_heads, HOPPER_ROWS), s->kv_heads);
 
-	cuda_launch(d, "attention", attention_hopper_forward<T, D, KEYS, BLOCKS>, grid, dim3(HOPPER_THREADS), hopper_shared<D>(KEYS), *s,
-		    q, k, v, out, lse);
+	cuda_launch(d, "attention", attention_hopper_forward<T, D, KEYS, BLOCKS>, grid, dim3(HOPPER_THREADS),
+		    hopper_shared<D>(KEYS), *s, q, k, v, out, lse);
 }
 
 template <typename T>
-void attention_hopper(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+void attention_hopper(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out,
+		      float *lse)
 {
 	if (s->head_dim == 64)
 		hopper_launch<T, 64, 64, 2>(d, s, q, k, v, out, lse);
@@ -173,7 +182,8 @@ void attention_hopper(struct device *d, const struct attention *s, const T *q, c
 		hopper_launch<T, 256, 80, 1>(d, s, q, k, v, out, lse);
 }
 
-template void attention_hopper(struct device *d, const struct attention *s, const __nv_bfloat16 *q, const __nv_bfloat16 *k,
-			       const __nv_bfloat16 *v, __nv_bfloat16 *out, float *lse);
-template void attention_hopper(struct device *d, const struct attention *s, const __half *q, const __half *k, const __half *v,
-			       __half *out, float *lse);
+template void attention_hopper(struct device *d, const struct attention *s, const __nv_bfloat16 *q,
+			       const __nv_bfloat16 *k, const __nv_bfloat16 *v, __nv_bfloat16 *out,
+			       float *lse);
+template void attention_hopper(struct device *d, const struct attention *s, const __half *q, const __half *k,
+			       const __half *v, __half *out, float *lse);

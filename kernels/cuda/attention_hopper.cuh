@@ -18,7 +18,8 @@
 static inline bool attention_is_hopper(const struct cuda_device *d, const struct attention *s)
 {
 #if defined(ANNEAL_SM90A) || !defined(__CUDACC__)
-	return d->major == 9 && d->minor == 0 && (s->head_dim == 64 || s->head_dim == 128 || s->head_dim == 256) &&
+	return d->major == 9 && d->minor == 0 &&
+	       (s->head_dim == 64 || s->head_dim == 128 || s->head_dim == 256) &&
 	       s->max_q * (s->heads / s->kv_heads) > HOPPER_ROWS;
 #else
 	(void)d;
@@ -28,21 +29,24 @@ static inline bool attention_is_hopper(const struct cuda_device *d, const struct
 }
 
 template <typename T>
-void attention_hopper(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse);
+void attention_hopper(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out,
+		      float *lse);
 
 /* Gradients. delta is scratch, aligned to 256. When attention_hopper_makes_dq says no, delta is there already, and so is dq. */
 bool attention_hopper_makes_dq(const struct attention *s);
 size_t attention_hopper_grad_scratch(const struct cuda_device *d, const struct attention *s);
 template <typename T>
-void attention_hopper_grad(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const T *out, const float *lse,
-			   const T *dout, T *dq, T *dk, T *dv, float *delta);
+void attention_hopper_grad(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			   const T *out, const float *lse, const T *dout, T *dq, T *dk, T *dv, float *delta);
 
 /* dk and dv from parts of both, fp32 (2, parts, queries, kv_heads, head_dim) (attention_grad.cu). */
-template <typename T> void attention_grad_add(struct device *d, const struct attention *s, int parts, const float *from, T *dk, T *dv);
+template <typename T>
+void attention_grad_add(struct device *d, const struct attention *s, int parts, const float *from, T *dk,
+			T *dv);
 
 /* As tile_find (attention.cuh), the first tiles first; and the sequence's number. */
-__device__ __forceinline__ bool tile_number(const struct attention &s, int group, int rows, int block, struct sequence *sequence,
-					    int *number, int *first)
+__device__ __forceinline__ bool tile_number(const struct attention &s, int group, int rows, int block,
+					    struct sequence *sequence, int *number, int *first)
 {
 	int i = sequence_search(s.cu_q, s.sequences, group, rows, 1, block);
 
@@ -73,7 +77,8 @@ template <typename T> __device__ __forceinline__ T *panel_at(T *tile, int rows, 
 
 /* Starts copying rows [first, first + ROWS) of x to a tile, zeros from row `end` on. */
 template <int D, int ROWS, typename T>
-__device__ __forceinline__ void panels_load(T *tile, const T *x, ptrdiff_t stride, int first, int end, int thread)
+__device__ __forceinline__ void panels_load(T *tile, const T *x, ptrdiff_t stride, int first, int end,
+					    int thread)
 {
 	const int chunks = D / 8, step = HOPPER_THREADS / chunks;
 	static_assert(step % 8 == 0 && ROWS % step == 0, "a thread stays in its column and its place there");
@@ -91,7 +96,8 @@ __device__ __forceinline__ void panels_load(T *tile, const T *x, ptrdiff_t strid
 
 /* The same with rows that are queries and heads: x is the first query's first head of the group. */
 template <int D, int ROWS, typename T>
-__device__ __forceinline__ void panels_load_heads(T *tile, const T *x, ptrdiff_t stride, int group, int first, int end, int thread)
+__device__ __forceinline__ void panels_load_heads(T *tile, const T *x, ptrdiff_t stride, int group, int first,
+						  int end, int thread)
 {
 	const int chunks = D / 8, step = HOPPER_THREADS / chunks;
 	static_assert(step % 8 == 0 && ROWS % step == 0, "a thread stays in its column and its place there");
@@ -133,7 +139,8 @@ __device__ __forceinline__ void panels_scores(float (&x)[N][4], const T *a, cons
 
 /* o (64, D) = p b, or o + p b: p (64, 8 N) as tiles_pack makes it, b of 8 N rows. */
 template <int D, int N, typename T>
-__device__ __forceinline__ void panels_sums(float (&o)[D / 8][4], const uint32_t (&p)[N / 2][4], const T *b, bool add)
+__device__ __forceinline__ void panels_sums(float (&o)[D / 8][4], const uint32_t (&p)[N / 2][4], const T *b,
+					    bool add)
 {
 	uint64_t right = wgmma_operand(b, N * 8 * 128);
 

@@ -23,7 +23,8 @@
 
 /* The sum over columns of out * dout, a warp to a query and head. */
 template <typename T>
-__global__ void __launch_bounds__(HOPPER_THREADS) attention_hopper_delta(struct attention s, const T *out, const T *dout, float *delta)
+__global__ void __launch_bounds__(HOPPER_THREADS)
+	attention_hopper_delta(struct attention s, const T *out, const T *dout, float *delta)
 {
 	grid_wait();
 	int lane = threadIdx.x % 32, row = blockIdx.x * (HOPPER_THREADS / 32) + threadIdx.x / 32;
@@ -31,7 +32,8 @@ __global__ void __launch_bounds__(HOPPER_THREADS) attention_hopper_delta(struct 
 	float sum = 0.0f;
 
 	if (row < rows && lane * 8 < head_dim) {
-		pack<T> x = load_pack(out + (ptrdiff_t)row * head_dim + lane * 8), y = load_pack(dout + (ptrdiff_t)row * head_dim + lane * 8);
+		pack<T> x = load_pack(out + (ptrdiff_t)row * head_dim + lane * 8),
+			y = load_pack(dout + (ptrdiff_t)row * head_dim + lane * 8);
 
 		UNROLL
 		for (int i = 0; i < 8; i++)
@@ -46,11 +48,12 @@ __global__ void __launch_bounds__(HOPPER_THREADS) attention_hopper_delta(struct 
 
 /* Where ds of 64 rows and 64 keys is: keys by rows, as a tile in shared memory. */
 template <typename T>
-__device__ __forceinline__ T *ds_at(T *ds, const struct attention &s, const struct sequence &sequence, int number, int kv_head, int row,
-				    int key)
+__device__ __forceinline__ T *ds_at(T *ds, const struct attention &s, const struct sequence &sequence,
+				    int number, int kv_head, int row, int key)
 {
 	int group = s.heads / s.kv_heads;
-	ptrdiff_t row_tiles = s.queries * group / TILE_ROWS + s.sequences, key_tiles = ceil_div(s.max_q, TILE_KEYS);
+	ptrdiff_t row_tiles = s.queries * group / TILE_ROWS + s.sequences,
+		  key_tiles = ceil_div(s.max_q, TILE_KEYS);
 	ptrdiff_t row_tile = sequence.token * group / TILE_ROWS + number + row / TILE_ROWS;
 
 	return ds + ((kv_head * row_tiles + row_tile) * key_tiles + key / TILE_KEYS) * DS_TILE;
@@ -59,13 +62,15 @@ __device__ __forceinline__ T *ds_at(T *ds, const struct attention &s, const stru
 /* Starts copying rows [first, first + 64) to a stage: q, dout, and to lse_row their lse and delta. q, dout, lse and delta are the
  * sequence's first query's first head of the group. */
 template <int D, typename T>
-__device__ __forceinline__ void rows_load(T *stage, float *lse_row, const struct attention &s, const T *q, const T *dout, const float *lse,
-					  const float *delta, int first, int end, int thread)
+__device__ __forceinline__ void rows_load(T *stage, float *lse_row, const struct attention &s, const T *q,
+					  const T *dout, const float *lse, const float *delta, int first,
+					  int end, int thread)
 {
 	int group = s.heads / s.kv_heads;
 
 	panels_load_heads<D, TILE_ROWS>(stage, q, s.q_stride, group, first, end, thread);
-	panels_load_heads<D, TILE_ROWS>(stage + TILE_ROWS * D, dout, (ptrdiff_t)s.heads * D, group, first, end, thread);
+	panels_load_heads<D, TILE_ROWS>(stage + TILE_ROWS * D, dout, (ptrdiff_t)s.heads * D, group, first,
+					end, thread);
 	if (thread < 2 * TILE_ROWS) {
 		int row = first + thread % TILE_ROWS, query = row / group;
 		bool keep = row < end;
@@ -77,14 +82,16 @@ __device__ __forceinline__ void rows_load(T *stage, float *lse_row, const struct
 
 template <int D> static constexpr size_t keys_shared()
 {
-	return 2 * (size_t)D * (2 * TILE_KEYS + 4 * TILE_ROWS) + sizeof(float) * (DS_TILE + 4 * TILE_ROWS) + HOPPER_ALIGN;
+	return 2 * (size_t)D * (2 * TILE_KEYS + 4 * TILE_ROWS) + sizeof(float) * (DS_TILE + 4 * TILE_ROWS) +
+	       HOPPER_ALIGN;
 }
 
 /* parts: NULL when there is one, else fp32 (2, parts, queries, kv_heads, head_dim): dk and dv. ds: NULL when it is not wanted. */
 template <typename T, int D, int BLOCKS>
 __global__ void __launch_bounds__(HOPPER_THREADS, BLOCKS)
-attention_hopper_keys(struct attention s, int count, const T *q, const T *k, const T *v, const float *lse, const T *dout,
-		      const float *delta, T *dk, T *dv, float *parts, T *ds)
+	attention_hopper_keys(struct attention s, int count, const T *q, const T *k, const T *v,
+			      const float *lse, const T *dout, const float *delta, T *dk, T *dv, float *parts,
+			      T *ds)
 {
 	grid_wait();
 #if HAS_WGMMA
@@ -93,7 +100,8 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 	T *k_tile = tile_begin(memory), *v_tile = k_tile + TILE, *stages = v_tile + TILE;
 	float4 *p_tile = reinterpret_cast<float4 *>(stages + 4 * TILE);
 	float *lse_rows = reinterpret_cast<float *>(p_tile + N * 128);
-	int group = s.heads / s.kv_heads, thread = threadIdx.x, lane = thread % 32, part = blockIdx.x % count, number, first;
+	int group = s.heads / s.kv_heads, thread = threadIdx.x, lane = thread % 32, part = blockIdx.x % count,
+	    number, first;
 	bool second = warpgroup_index() != 0;
 	struct sequence sequence;
 
@@ -104,15 +112,20 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 	ptrdiff_t key_at = (ptrdiff_t)sequence.token * s.k_stride + (ptrdiff_t)blockIdx.y * D;
 	ptrdiff_t row_at = (ptrdiff_t)sequence.token * s.heads + blockIdx.y * group;
 	/* The rows that see any of the keys, and this block's part of their tiles. */
-	int last = s.window > 0 && first + TILE_KEYS - 1 + s.window < sequence.queries ? first + TILE_KEYS - 1 + s.window
-										       : sequence.queries;
-	int rows_begin = first * group, rows_end = last * group, tiles = ceil_div(rows_end - rows_begin, TILE_ROWS);
-	int tile = tiles * part / count, tile_end = tiles * (part + 1) / count, own_key = first + thread % 128 / 32 * 16 + lane / 4;
+	int last = s.window > 0 && first + TILE_KEYS - 1 + s.window < sequence.queries
+			   ? first + TILE_KEYS - 1 + s.window
+			   : sequence.queries;
+	int rows_begin = first * group, rows_end = last * group,
+	    tiles = ceil_div(rows_end - rows_begin, TILE_ROWS);
+	int tile = tiles * part / count, tile_end = tiles * (part + 1) / count,
+	    own_key = first + thread % 128 / 32 * 16 + lane / 4;
 	float sum[1][D / 8][4] = {}, x[1][N][4];
 	uint32_t p[1][N / 2][4];
 	/* A key is seen by rows [see_begin, see_end). */
-	int window = s.window > 0 && s.window < sequence.queries ? s.window : sequence.queries, see_begin[2], see_end[2];
-	T *ds_now = ds ? ds_at(ds, s, sequence, number, blockIdx.y, rows_begin + tile * TILE_ROWS, first) : NULL;
+	int window = s.window > 0 && s.window < sequence.queries ? s.window : sequence.queries, see_begin[2],
+	    see_end[2];
+	T *ds_now = ds ? ds_at(ds, s, sequence, number, blockIdx.y, rows_begin + tile * TILE_ROWS, first)
+		       : NULL;
 
 	UNROLL
 	for (int h = 0; h < 2; h++) {
@@ -128,7 +141,8 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 	lse += row_at;
 	delta += row_at;
 	if (tile < tile_end)
-		rows_load<D>(stages, lse_rows, s, q, dout, lse, delta, rows_begin + tile * TILE_ROWS, rows_end, thread);
+		rows_load<D>(stages, lse_rows, s, q, dout, lse, delta, rows_begin + tile * TILE_ROWS,
+			     rows_end, thread);
 	cp_async_commit();
 	for (int stage = 0; tile < tile_end; tile++, stage ^= 1) {
 		const T *q_now = stages + stage * 2 * TILE, *dout_now = q_now + TILE;
@@ -142,19 +156,21 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 		panels_scores<D, TILE_KEYS>(x[0], second ? v_tile : k_tile, second ? dout_now : q_now);
 		wgmma_commit();
 		if (tile + 1 < tile_end) {
-			rows_load<D>(stages + (stage ^ 1) * 2 * TILE, lse_rows + (stage ^ 1) * 2 * TILE_ROWS, s, q, dout, lse, delta,
-				     row_first + TILE_ROWS, rows_end, thread);
+			rows_load<D>(stages + (stage ^ 1) * 2 * TILE, lse_rows + (stage ^ 1) * 2 * TILE_ROWS,
+				     s, q, dout, lse, delta, row_first + TILE_ROWS, rows_end, thread);
 			cp_async_commit();
 		}
 		wgmma_wait<0>();
 		wgmma_registers(x[0]);
 		if (!second) {
-			bool masked = row_first < (first + TILE_KEYS - 1) * group || row_first + TILE_ROWS > rows_end ||
+			bool masked = row_first < (first + TILE_KEYS - 1) * group ||
+				      row_first + TILE_ROWS > rows_end ||
 				      row_first + TILE_ROWS > (first + window) * group;
 
 			UNROLL
 			for (int n = 0; n < N; n++) {
-				float2 lse2 = *reinterpret_cast<const float2 *>(lse_now + 8 * n + lane % 4 * 2);
+				float2 lse2 = *reinterpret_cast<const float2 *>(lse_now + 8 * n +
+										lane % 4 * 2);
 				float4 give;
 
 				UNROLL
@@ -183,7 +199,8 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 		} else {
 			UNROLL
 			for (int n = 0; n < N; n++) {
-				float2 row_delta = *reinterpret_cast<const float2 *>(delta_now + 8 * n + lane % 4 * 2);
+				float2 row_delta = *reinterpret_cast<const float2 *>(delta_now + 8 * n +
+										     lane % 4 * 2);
 
 				UNROLL
 				for (int i = 0; i < 4; i++)
@@ -212,8 +229,9 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 			for (int n = 0; n < N; n++) {
 				UNROLL
 				for (int h = 0; h < 2; h++)
-					*reinterpret_cast<uint32_t *>(panel_at(ds_now, TILE_KEYS, own_key - first + 8 * h, n) + lane % 4 * 2) =
-						p[0][n / 2][n % 2 * 2 + h];
+					*reinterpret_cast<uint32_t *>(
+						panel_at(ds_now, TILE_KEYS, own_key - first + 8 * h, n) +
+						lane % 4 * 2) = p[0][n / 2][n % 2 * 2 + h];
 			}
 			ds_now += (ptrdiff_t)ceil_div(s.max_q, TILE_KEYS) * DS_TILE;
 		}
@@ -229,11 +247,12 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 		float times[1][2];
 
 		times[0][0] = times[0][1] = second ? s.scale : 1.0f;
-		rows_store<D, 1>(sum, times, second ? k_tile : v_tile, warp_first - first, (second ? dk : dv) + key_at, s.k_stride, D, 1,
-				 warp_first, sequence.queries);
+		rows_store<D, 1>(sum, times, second ? k_tile : v_tile, warp_first - first,
+				 (second ? dk : dv) + key_at, s.k_stride, D, 1, warp_first, sequence.queries);
 	} else {
 		ptrdiff_t width = (ptrdiff_t)s.kv_heads * D, size = s.queries * width;
-		float *to = parts + (part + (second ? 0 : count)) * size + sequence.token * width + (ptrdiff_t)blockIdx.y * D;
+		float *to = parts + (part + (second ? 0 : count)) * size + sequence.token * width +
+			    (ptrdiff_t)blockIdx.y * D;
 		float times = second ? s.scale : 1.0f;
 
 		UNROLL
@@ -244,7 +263,8 @@ attention_hopper_keys(struct attention s, int count, const T *q, const T *k, con
 
 				if (key < sequence.queries)
 					*reinterpret_cast<float2 *>(to + key * width + 8 * n + lane % 4 * 2) =
-						make_float2(sum[0][n][2 * h] * times, sum[0][n][2 * h + 1] * times);
+						make_float2(sum[0][n][2 * h] * times,
+							    sum[0][n][2 * h + 1] * times);
 			}
 		}
 	}
@@ -262,8 +282,8 @@ template <int D> static constexpr size_t dq_shared()
 
 /* Starts copying the keys from `at` on, and what the warpgroup's own rows have of ds there: zeros where they see none of them. */
 template <int D, typename T>
-__device__ __forceinline__ void dq_load(T *stage, const T *k, ptrdiff_t stride, const T *ds, int at, int end, const struct view &own,
-					int thread)
+__device__ __forceinline__ void dq_load(T *stage, const T *k, ptrdiff_t stride, const T *ds, int at, int end,
+					const struct view &own, int thread)
 {
 	T *to = stage + TILE_KEYS * D + thread / 128 * DS_TILE;
 	bool keep = at < own.end && at + TILE_KEYS > own.begin;
@@ -277,14 +297,15 @@ __device__ __forceinline__ void dq_load(T *stage, const T *k, ptrdiff_t stride, 
 
 template <typename T, int D, int BLOCKS>
 __global__ void __launch_bounds__(HOPPER_THREADS, BLOCKS)
-attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
+	attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 {
 	grid_wait();
 #if HAS_WGMMA
 	const int ROWS = HOPPER_ROWS, STAGE = TILE_KEYS * D + 2 * DS_TILE;
 	DYNAMIC_SHARED(T, memory);
 	T *stages = tile_begin(memory);
-	int group = s.heads / s.kv_heads, thread = threadIdx.x, warp = thread / 32, warpgroup = warpgroup_index(), number, first;
+	int group = s.heads / s.kv_heads, thread = threadIdx.x, warp = thread / 32,
+	    warpgroup = warpgroup_index(), number, first;
 	struct sequence sequence;
 
 	if (!tile_number(s, group, ROWS, gridDim.x - 1 - blockIdx.x, &sequence, &number, &first))
@@ -293,7 +314,8 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * D;
 	ptrdiff_t key_at = (ptrdiff_t)sequence.token * s.k_stride + (ptrdiff_t)blockIdx.y * D;
 	int rows = sequence.queries * group, own_first = first + warpgroup * TILE_ROWS;
-	struct view all = view_of(s, sequence, group, first, ROWS), own = view_of(s, sequence, group, own_first, TILE_ROWS);
+	struct view all = view_of(s, sequence, group, first, ROWS),
+		    own = view_of(s, sequence, group, own_first, TILE_ROWS);
 	int begin = all.begin / TILE_KEYS * TILE_KEYS, steps = ceil_div(all.end - begin, TILE_KEYS);
 	float sum[1][D / 8][4], times[1][2] = {{s.scale, s.scale}};
 
@@ -301,7 +323,8 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 	UNROLL
 	for (int i = 0; i < DQ_STAGES - 2; i++) {
 		if (i < steps)
-			dq_load<D>(stages + i * STAGE, k + key_at, s.k_stride, ds, begin + i * TILE_KEYS, sequence.keys, own, thread);
+			dq_load<D>(stages + i * STAGE, k + key_at, s.k_stride, ds, begin + i * TILE_KEYS,
+				   sequence.keys, own, thread);
 		cp_async_commit();
 	}
 	/* At the barrier of a step the product before the last one has ended: its stage is filled again. */
@@ -313,15 +336,17 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 		__syncthreads();
 		wgmma_fence();
 
-		uint64_t left = wgmma_operand(stage + TILE_KEYS * D + warpgroup * DS_TILE, 0), right = wgmma_operand(stage, TILE_KEYS * 128);
+		uint64_t left = wgmma_operand(stage + TILE_KEYS * D + warpgroup * DS_TILE, 0),
+			 right = wgmma_operand(stage, TILE_KEYS * 128);
 
 		UNROLL
 		for (int j = 0; j < TILE_KEYS / 16; j++)
-			wgmma<T, true, true>(sum[0], wgmma_at(left, j * 2048), wgmma_at(right, j * 2048), i > 0 || j > 0);
+			wgmma<T, true, true>(sum[0], wgmma_at(left, j * 2048), wgmma_at(right, j * 2048),
+					     i > 0 || j > 0);
 		wgmma_commit();
 		if (i + DQ_STAGES - 2 < steps)
-			dq_load<D>(stages + (i + DQ_STAGES - 2) % DQ_STAGES * STAGE, k + key_at, s.k_stride, ds,
-				   begin + (i + DQ_STAGES - 2) * TILE_KEYS, sequence.keys, own, thread);
+			dq_load<D>(stages + (i + DQ_STAGES - 2) % DQ_STAGES * STAGE, k + key_at, s.k_stride,
+				   ds, begin + (i + DQ_STAGES - 2) * TILE_KEYS, sequence.keys, own, thread);
 		cp_async_commit();
 		wgmma_wait<1>();
 	}
@@ -329,8 +354,8 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 	wgmma_registers(sum[0]);
 	cp_async_wait<0>();
 	__syncthreads();
-	rows_store<D, 1>(sum, times, stages, 16 * warp, dq + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, D, group,
-			 first + 16 * warp, rows);
+	rows_store<D, 1>(sum, times, stages, 16 * warp, dq + (ptrdiff_t)sequence.token * s.q_stride + head_at,
+			 s.q_stride, D, group, first + 16 * warp, rows);
 #endif
 }
 
@@ -338,7 +363,8 @@ attention_hopper_dq(struct attention s, const T *k, const T *ds, T *dq)
 
 static int hopper_parts(const struct cuda_device *d, const struct attention *s)
 {
-	int blocks = tile_blocks(s, 1, TILE_KEYS) * s->kv_heads, tiles = ceil_div(s->max_q * (s->heads / s->kv_heads), TILE_ROWS);
+	int blocks = tile_blocks(s, 1, TILE_KEYS) * s->kv_heads,
+	    tiles = ceil_div(s->max_q * (s->heads / s->kv_heads), TILE_ROWS);
 	int parts = (2 * d->multiprocessors + blocks / 2) / blocks;
 
 	parts = parts < tiles ? parts : tiles;
@@ -374,25 +400,28 @@ static size_t ds_most(const struct attention *s)
 
 size_t attention_hopper_grad_scratch(const struct cuda_device *d, const struct attention *s)
 {
-	return round_256(sizeof(float) * (size_t)s->queries * s->heads) + parts_size(s, hopper_parts(d, s)) + ds_most(s);
+	return round_256(sizeof(float) * (size_t)s->queries * s->heads) + parts_size(s, hopper_parts(d, s)) +
+	       ds_most(s);
 }
 
 template <typename T, int D, int BLOCKS>
-static void hopper_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const float *lse, const T *dout,
-			  T *dq, T *dk, T *dv, float *delta)
+static void hopper_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			  const float *lse, const T *dout, T *dq, T *dk, T *dv, float *delta)
 {
 	int parts = hopper_parts(cuda_device(d), s), group = s->heads / s->kv_heads;
 	float *sums = delta + round_256(sizeof(float) * (size_t)s->queries * s->heads) / sizeof(float);
 	T *ds = reinterpret_cast<T *>(sums + parts_size(s, parts) / sizeof(float));
 
 	cuda_launch(d, "attention_grad", attention_hopper_keys<T, D, BLOCKS>,
-		    dim3((unsigned)tile_blocks(s, 1, TILE_KEYS) * parts, s->kv_heads), dim3(HOPPER_THREADS), keys_shared<D>(), *s, parts, q,
-		    k, v, lse, dout, (const float *)delta, dk, dv, sums, dq ? ds : NULL);
+		    dim3((unsigned)tile_blocks(s, 1, TILE_KEYS) * parts, s->kv_heads), dim3(HOPPER_THREADS),
+		    keys_shared<D>(), *s, parts, q, k, v, lse, dout, (const float *)delta, dk, dv, sums,
+		    dq ? ds : NULL);
 	if (parts > 1)
 		attention_grad_add<T>(d, s, parts, sums, dk, dv);
 	if (dq)
-		cuda_launch(d, "attention_grad", attention_hopper_dq<T, D, BLOCKS>, dim3(tile_blocks(s, group, HOPPER_ROWS), s->kv_heads),
-			    dim3(HOPPER_THREADS), dq_shared<D>(), *s, k, (const T *)ds, dq);
+		cuda_launch(d, "attention_grad", attention_hopper_dq<T, D, BLOCKS>,
+			    dim3(tile_blocks(s, group, HOPPER_ROWS), s->kv_heads), dim3(HOPPER_THREADS),
+			    dq_shared<D>(), *s, k, (const T *)ds, dq);
 }
 
 bool attention_hopper_makes_dq(const struct attention *s)
@@ -401,13 +430,14 @@ bool attention_hopper_makes_dq(const struct attention *s)
 }
 
 template <typename T>
-void attention_hopper_grad(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, const T *out, const float *lse,
-			   const T *dout, T *dq, T *dk, T *dv, float *delta)
+void attention_hopper_grad(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			   const T *out, const float *lse, const T *dout, T *dq, T *dk, T *dv, float *delta)
 {
 	if (!attention_hopper_makes_dq(s))
 		dq = NULL;
 	else
-		cuda_launch(d, "attention_grad", attention_hopper_delta<T>, dim3(ceil_div(s->queries * s->heads, HOPPER_THREADS / 32)), dim3(HOPPER_THREADS),
+		cuda_launch(d, "attention_grad", attention_hopper_delta<T>,
+			    dim3(ceil_div(s->queries * s->heads, HOPPER_THREADS / 32)), dim3(HOPPER_THREADS),
 			    0, *s, out, dout, delta);
 	if (s->head_dim == 64)
 		hopper_launch<T, 64, 2>(d, s, q, k, v, lse, dout, dq, dk, dv, delta);
@@ -417,8 +447,9 @@ void attention_hopper_grad(struct device *d, const struct attention *s, const T 
 		hopper_launch<T, 256, 1>(d, s, q, k, v, lse, dout, dq, dk, dv, delta);
 }
 
-#define GRAD(T)                                                                                                        \
-	template void attention_hopper_grad(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, \
-					    const T *out, const float *lse, const T *dout, T *dq, T *dk, T *dv, float *delta);
+#define GRAD(T)                                                                                              \
+	template void attention_hopper_grad(struct device *d, const struct attention *s, const T *q,         \
+					    const T *k, const T *v, const T *out, const float *lse,          \
+					    const T *dout, T *dq, T *dk, T *dv, float *delta);
 GRAD(__nv_bfloat16)
 GRAD(__half)

@@ -6,20 +6,25 @@
 
 template <typename T, int D, int M>
 __global__ void __launch_bounds__(32 * short_warps<D>())
-attention_forward_short(struct attention s, int capacity, const T *q, const T *k, const T *v, T *out, float *lse)
+	attention_forward_short(struct attention s, int capacity, const T *q, const T *k, const T *v, T *out,
+				float *lse)
 {
 	grid_wait();
-	const int ROWS = 16 * M, WARPS = short_warps<D>(), THREADS = 32 * WARPS, N = D / 8 / WARPS, ROUNDS = short_rounds<D>();
+	const int ROWS = 16 * M, WARPS = short_warps<D>(), THREADS = 32 * WARPS, N = D / 8 / WARPS,
+		  ROUNDS = short_rounds<D>();
 	DYNAMIC_SHARED(T, q_tile);
-	T *k_tile = q_tile + tile_size<D>(ROWS), *v_tile = k_tile + tile_size<D>(capacity), *p = v_tile + tile_size<D>(capacity);
-	int group = s.heads / s.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32, p_stride = capacity + 8, first;
+	T *k_tile = q_tile + tile_size<D>(ROWS), *v_tile = k_tile + tile_size<D>(capacity),
+	  *p = v_tile + tile_size<D>(capacity);
+	int group = s.heads / s.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32,
+	    p_stride = capacity + 8, first;
 	float *max_of = reinterpret_cast<float *>(p + ROWS * p_stride), *sum_of = max_of + WARPS * ROWS;
 	struct sequence sequence;
 
 	if (!tile_find(s, group, ROWS, blockIdx.x, gridDim.x, &sequence, &first))
 		return;
 
-	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim, out_stride = (ptrdiff_t)s.heads * s.head_dim;
+	ptrdiff_t head_at = (ptrdiff_t)blockIdx.y * group * s.head_dim,
+		  out_stride = (ptrdiff_t)s.heads * s.head_dim;
 	ptrdiff_t key_at = (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)blockIdx.y * s.head_dim;
 	int rows = sequence.queries * group, begin[M][2], end[M][2];
 	struct view all = view_of(s, sequence, group, first, ROWS);
@@ -28,8 +33,8 @@ attention_forward_short(struct attention s, int capacity, const T *q, const T *k
 	UNROLL
 	for (int m = 0; m < M; m++)
 		max[m][0] = max[m][1] = -INFINITY;
-	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at, s.q_stride, s.head_dim,
-					  group, first, rows, threadIdx.x);
+	tile_load_heads<D, ROWS, THREADS>(q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + head_at,
+					  s.q_stride, s.head_dim, group, first, rows, threadIdx.x);
 	for (int at = all.begin; at < all.end; at += capacity) {
 		int left = (all.end - at + 15) / 16 * 16, count = left < capacity ? left : capacity;
 		float x[ROUNDS][M][2][4], best[M][2], base[M][2], shrink[M][2];
@@ -61,7 +66,8 @@ attention_forward_short(struct attention s, int capacity, const T *q, const T *k
 			for (int m = 0; m < M; m++) {
 				UNROLL
 				for (int i = 0; i < 4; i++)
-					best[m][i / 2] = fmaxf(best[m][i / 2], fmaxf(x[r][m][0][i], x[r][m][1][i]));
+					best[m][i / 2] = fmaxf(best[m][i / 2],
+							       fmaxf(x[r][m][0][i], x[r][m][1][i]));
 			}
 		}
 		UNROLL
@@ -83,7 +89,8 @@ attention_forward_short(struct attention s, int capacity, const T *q, const T *k
 				best[m][h] = max[m][h];
 				UNROLL
 				for (int w = 0; w < WARPS; w++)
-					best[m][h] = fmaxf(best[m][h], max_of[w * ROWS + 16 * m + 8 * h + lane / 4]);
+					best[m][h] = fmaxf(best[m][h],
+							   max_of[w * ROWS + 16 * m + 8 * h + lane / 4]);
 				base[m][h] = best[m][h] == -INFINITY ? 0.0f : best[m][h] * factor;
 				shrink[m][h] = exp2_fast(max[m][h] * factor - base[m][h]);
 				max[m][h] = best[m][h];
@@ -102,7 +109,8 @@ attention_forward_short(struct attention s, int capacity, const T *q, const T *k
 				for (int n = 0; n < 2; n++) {
 					UNROLL
 					for (int i = 0; i < 4; i++) {
-						x[r][m][n][i] = exp2_fast(x[r][m][n][i] * factor - base[m][i / 2]);
+						x[r][m][n][i] = exp2_fast(x[r][m][n][i] * factor -
+									  base[m][i / 2]);
 						best[m][i / 2] += x[r][m][n][i];
 					}
 				}
@@ -150,17 +158,18 @@ attention_forward_short(struct attention s, int capacity, const T *q, const T *k
 
 			times[m][h] = 1.0f / l[m][h];
 			if (lse && row < rows && warp == 0 && lane % 4 == 0)
-				lse[(ptrdiff_t)(sequence.token + query) * s.heads + blockIdx.y * group + row - query * group] =
-					max[m][h] * factor * LN2 + logf(l[m][h]);
+				lse[(ptrdiff_t)(sequence.token + query) * s.heads + blockIdx.y * group + row -
+				    query * group] = max[m][h] * factor * LN2 + logf(l[m][h]);
 		}
 	}
-	short_store<M, N>(sum, times, out + sequence.token * out_stride + head_at, out_stride, s.head_dim, group, first, rows,
-			  warp * N);
+	short_store<M, N>(sum, times, out + sequence.token * out_stride + head_at, out_stride, s.head_dim,
+			  group, first, rows, warp * N);
 }
 
 template <int D> static size_t forward_short_shared(int rows, int keys)
 {
-	return 2 * (size_t)(tile_size<D>(rows + 2 * keys) + rows * (keys + 8)) + sizeof(float) * 2 * short_warps<D>() * rows;
+	return 2 * (size_t)(tile_size<D>(rows + 2 * keys) + rows * (keys + 8)) +
+	       sizeof(float) * 2 * short_warps<D>() * rows;
 }
 
 /* Rows of a tile: 0 where larger tiles and more keys at a time are better (attention.cu). */
@@ -188,17 +197,20 @@ bool attention_is_short(const struct cuda_device *d, const struct attention *s)
 }
 
 template <typename T, int D, int M>
-static void forward_short_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+static void forward_short_launch(struct device *d, const struct attention *s, const T *q, const T *k,
+				 const T *v, T *out, float *lse)
 {
 	int keys = short_keys<D>(s);
 
 	cuda_launch(d, "attention", attention_forward_short<T, D, M>,
-		    dim3((unsigned)tile_blocks(s, s->heads / s->kv_heads, 16 * M), s->kv_heads), dim3(32 * short_warps<D>()),
-		    forward_short_shared<D>(16 * M, keys), *s, keys, q, k, v, out, lse);
+		    dim3((unsigned)tile_blocks(s, s->heads / s->kv_heads, 16 * M), s->kv_heads),
+		    dim3(32 * short_warps<D>()), forward_short_shared<D>(16 * M, keys), *s, keys, q, k, v,
+		    out, lse);
 }
 
 template <typename T>
-void attention_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out, float *lse)
+void attention_short(struct device *d, const struct attention *s, const T *q, const T *k, const T *v, T *out,
+		     float *lse)
 {
 	if (s->head_dim <= 64)
 		forward_short_launch<T, 64, 1>(d, s, q, k, v, out, lse);
@@ -210,7 +222,7 @@ void attention_short(struct device *d, const struct attention *s, const T *q, co
 		forward_short_launch<T, 256, 2>(d, s, q, k, v, out, lse);
 }
 
-template void attention_short(struct device *d, const struct attention *s, const __nv_bfloat16 *q, const __nv_bfloat16 *k,
-			      const __nv_bfloat16 *v, __nv_bfloat16 *out, float *lse);
-template void attention_short(struct device *d, const struct attention *s, const __half *q, const __half *k, const __half *v, __half *out,
-			      float *lse);
+template void attention_short(struct device *d, const struct attention *s, const __nv_bfloat16 *q,
+			      const __nv_bfloat16 *k, const __nv_bfloat16 *v, __nv_bfloat16 *out, float *lse);
+template void attention_short(struct device *d, const struct attention *s, const __half *q, const __half *k,
+			      const __half *v, __half *out, float *lse);

@@ -25,7 +25,9 @@ template <int D> __host__ __device__ constexpr int short_keys_most()
 /* Rounds of 16 keys to a warp over those. */
 template <int D> __host__ __device__ constexpr int short_rounds()
 {
-	return short_keys_most<D>() / (16 * short_warps<D>()) > 1 ? short_keys_most<D>() / (16 * short_warps<D>()) : 1;
+	return short_keys_most<D>() / (16 * short_warps<D>()) > 1
+		       ? short_keys_most<D>() / (16 * short_warps<D>())
+		       : 1;
 }
 
 static inline int short_padded(const struct attention *s)
@@ -49,7 +51,8 @@ static inline bool short_rows_are_few(const struct cuda_device *d, const struct 
 
 /* Starts copying `count` rows of x, a multiple of 16, from row `first` on; zeros from row `end` on. */
 template <int D, int THREADS, typename T>
-__device__ __forceinline__ void short_load(T *tile, const T *x, ptrdiff_t stride, int head_dim, int first, int count, int end)
+__device__ __forceinline__ void short_load(T *tile, const T *x, ptrdiff_t stride, int head_dim, int first,
+					   int count, int end)
 {
 	const int chunks = D / 8, step = THREADS / chunks;
 	int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
@@ -64,7 +67,8 @@ __device__ __forceinline__ void short_load(T *tile, const T *x, ptrdiff_t stride
 }
 
 /* s = a b^T, 16 M rows by 16, in two sums for each value so that products wait less for each other. */
-template <int D, int M, typename T> __device__ __forceinline__ void short_scores(float s[M][2][4], const T *a, const T *b)
+template <int D, int M, typename T>
+__device__ __forceinline__ void short_scores(float s[M][2][4], const T *a, const T *b)
 {
 	int lane = threadIdx.x % 32;
 	float odd[M][2][4] = {};
@@ -104,7 +108,8 @@ template <int D, int M, typename T> __device__ __forceinline__ void short_scores
 }
 
 /* 16 M rows by 16 keys to p, in rows of p_stride. */
-template <int M, typename T> __device__ __forceinline__ void short_keep(const float s[M][2][4], T *p, int p_stride)
+template <int M, typename T>
+__device__ __forceinline__ void short_keep(const float s[M][2][4], T *p, int p_stride)
 {
 	int lane = threadIdx.x % 32;
 
@@ -114,15 +119,17 @@ template <int M, typename T> __device__ __forceinline__ void short_keep(const fl
 		for (int n = 0; n < 2; n++) {
 			UNROLL
 			for (int h = 0; h < 2; h++)
-				*reinterpret_cast<uint32_t *>(p + (16 * m + 8 * h + lane / 4) * p_stride + 8 * n + lane % 4 * 2) =
-					pack2<T>(s[m][n][2 * h], s[m][n][2 * h + 1]);
+				*reinterpret_cast<uint32_t *>(
+					p + (16 * m + 8 * h + lane / 4) * p_stride + 8 * n +
+					lane % 4 * 2) = pack2<T>(s[m][n][2 * h], s[m][n][2 * h + 1]);
 		}
 	}
 }
 
 /* sum += p b, over `count` keys, a multiple of 16: the columns of b from chunk on. */
 template <int D, int M, int N, typename T>
-__device__ __forceinline__ void short_sums(float sum[M][N][4], const T *p, int p_stride, const T *b, int count, int chunk)
+__device__ __forceinline__ void short_sums(float sum[M][N][4], const T *p, int p_stride, const T *b,
+					   int count, int chunk)
 {
 	int lane = threadIdx.x % 32;
 
@@ -149,8 +156,9 @@ __device__ __forceinline__ void short_sums(float sum[M][N][4], const T *p, int p
 
 /* sum times `times` of each row to rows [first, rows) of out, laid out as in tile_load_heads: the columns from chunk on. */
 template <int M, int N, typename T>
-__device__ __forceinline__ void short_store(const float sum[M][N][4], const float times[M][2], T *out, ptrdiff_t stride, int head_dim,
-					    int group, int first, int rows, int chunk)
+__device__ __forceinline__ void short_store(const float sum[M][N][4], const float times[M][2], T *out,
+					    ptrdiff_t stride, int head_dim, int group, int first, int rows,
+					    int chunk)
 {
 	int lane = threadIdx.x % 32;
 
@@ -164,8 +172,9 @@ __device__ __forceinline__ void short_store(const float sum[M][N][4], const floa
 			UNROLL
 			for (int n = 0; n < N; n++)
 				if (row < rows && (chunk + n) * 8 < head_dim)
-					*reinterpret_cast<uint32_t *>(to + (chunk + n) * 8) =
-						pack2<T>(sum[m][n][2 * h] * times[m][h], sum[m][n][2 * h + 1] * times[m][h]);
+					*reinterpret_cast<uint32_t *>(to + (chunk + n) * 8) = pack2<T>(
+						sum[m][n][2 * h] * times[m][h],
+						sum[m][n][2 * h + 1] * times[m][h]);
 		}
 	}
 }

@@ -22,10 +22,12 @@ __global__ void __launch_bounds__(THREADS) convert_kernel(const S *x, size_t n, 
 
 template <typename T, typename S> static void launch(struct device *d, const void *x, size_t n, void *out)
 {
-	size_t blocks = (n + 8 * THREADS - 1) / (8 * THREADS), most = (size_t)cuda_device(d)->multiprocessors * 32;
+	size_t blocks = (n + 8 * THREADS - 1) / (8 * THREADS),
+	       most = (size_t)cuda_device(d)->multiprocessors * 32;
 
-	cuda_launch(d, "convert", convert_kernel<T, S>, dim3((unsigned)(blocks < most ? blocks : most)), dim3(THREADS), 0,
-		    static_cast<const S *>(x), n, static_cast<T *>(out), aligned_to(x, 16) && aligned_to(out, 16));
+	cuda_launch(d, "convert", convert_kernel<T, S>, dim3((unsigned)(blocks < most ? blocks : most)),
+		    dim3(THREADS), 0, static_cast<const S *>(x), n, static_cast<T *>(out),
+		    aligned_to(x, 16) && aligned_to(out, 16));
 }
 
 template <typename T>
@@ -39,7 +41,8 @@ static void op_convert(struct device *d, const void *x, enum dtype dtype, size_t
 		launch<T, __half>(d, x, n, out);
 }
 
-EXPORT(convert, (struct device *d, const void *x, enum dtype dtype, size_t n, void *out), (d, x, dtype, n, out))
+EXPORT(convert, (struct device * d, const void *x, enum dtype dtype, size_t n, void *out),
+       (d, x, dtype, n, out))
 
 void matrix_convert(struct device *d, enum dtype act, const struct matrix *m, int first, int count, void *out)
 {
@@ -61,4 +64,4 @@ template <typename T> static void op_dequantize(struct device *d, const struct m
 	matrix_convert(d, dtype_of<T>::value, m, 0, m->rows, out);
 }
 
-EXPORT(dequantize, (struct device *d, const struct matrix *m, void *out), (d, m, out))
+EXPORT(dequantize, (struct device * d, const struct matrix *m, void *out), (d, m, out))

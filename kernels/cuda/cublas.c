@@ -16,19 +16,19 @@
 #include "base/dynlib.h"
 #include "base/mem.h"
 
-#define LT_FUNCTIONS(F)                                                                                                \
-	F(cublasLtCreate)                                                                                              \
-	F(cublasLtDestroy)                                                                                             \
-	F(cublasLtMatmulDescCreate)                                                                                    \
-	F(cublasLtMatmulDescDestroy)                                                                                   \
-	F(cublasLtMatmulDescSetAttribute)                                                                              \
-	F(cublasLtMatrixLayoutCreate)                                                                                  \
-	F(cublasLtMatrixLayoutDestroy)                                                                                 \
-	F(cublasLtMatmulPreferenceCreate)                                                                              \
-	F(cublasLtMatmulPreferenceDestroy)                                                                             \
-	F(cublasLtMatmulPreferenceSetAttribute)                                                                        \
-	F(cublasLtMatmulAlgoGetHeuristic)                                                                              \
-	F(cublasLtMatmulAlgoCheck)                                                                                     \
+#define LT_FUNCTIONS(F)                                                                                      \
+	F(cublasLtCreate)                                                                                    \
+	F(cublasLtDestroy)                                                                                   \
+	F(cublasLtMatmulDescCreate)                                                                          \
+	F(cublasLtMatmulDescDestroy)                                                                         \
+	F(cublasLtMatmulDescSetAttribute)                                                                    \
+	F(cublasLtMatrixLayoutCreate)                                                                        \
+	F(cublasLtMatrixLayoutDestroy)                                                                       \
+	F(cublasLtMatmulPreferenceCreate)                                                                    \
+	F(cublasLtMatmulPreferenceDestroy)                                                                   \
+	F(cublasLtMatmulPreferenceSetAttribute)                                                              \
+	F(cublasLtMatmulAlgoGetHeuristic)                                                                    \
+	F(cublasLtMatmulAlgoCheck)                                                                           \
 	F(cublasLtMatmul)
 
 #ifdef ANNEAL_CUBLASLT_LINKED
@@ -60,7 +60,8 @@ static const struct dynlib_symbol symbols[] = {LT_FUNCTIONS(SYMBOL){NULL, NULL}}
 
 static int lt_load(struct device *d)
 {
-	if (!dynlib_load(LT_SONAME, LT_PACKAGE, symbols, NULL) || !dynlib_load(LT_SONAME_OTHER, LT_PACKAGE, symbols, NULL))
+	if (!dynlib_load(LT_SONAME, LT_PACKAGE, symbols, NULL) ||
+	    !dynlib_load(LT_SONAME_OTHER, LT_PACKAGE, symbols, NULL))
 		return 0;
 	cuda_note(d, cudaErrorSharedObjectInitFailed, "loading " LT_SONAME " (package " LT_PACKAGE ")");
 	return -1;
@@ -167,11 +168,11 @@ static int layouts_make(struct device *d, const struct product *p, struct algori
 
 	if (LT(d, cublasLtMatmulDescCreate, &a->product, CUBLAS_COMPUTE_32F, CUDA_R_32F))
 		return -1;
-	if (p->ta && LT(d, cublasLtMatmulDescSetAttribute, a->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-			sizeof transposed))
+	if (p->ta && LT(d, cublasLtMatmulDescSetAttribute, a->product, CUBLASLT_MATMUL_DESC_TRANSA,
+			&transposed, sizeof transposed))
 		return -1;
-	if (p->tb && LT(d, cublasLtMatmulDescSetAttribute, a->product, CUBLASLT_MATMUL_DESC_TRANSB, &transposed,
-			sizeof transposed))
+	if (p->tb && LT(d, cublasLtMatmulDescSetAttribute, a->product, CUBLASLT_MATMUL_DESC_TRANSB,
+			&transposed, sizeof transposed))
 		return -1;
 	return LT(d, cublasLtMatrixLayoutCreate, &a->a, type, (uint64_t)(p->ta ? p->k : p->m),
 		  (uint64_t)(p->ta ? p->m : p->k), p->lda) ||
@@ -202,8 +203,8 @@ static int preference_set(struct device *d, cublasLtMatmulPreference_t preferenc
 	};
 
 	for (size_t i = 0; i < sizeof attributes / sizeof *attributes; i++)
-		if (LT(d, cublasLtMatmulPreferenceSetAttribute, preference, attributes[i].name, attributes[i].value,
-		       attributes[i].size))
+		if (LT(d, cublasLtMatmulPreferenceSetAttribute, preference, attributes[i].name,
+		       attributes[i].value, attributes[i].size))
 			return -1;
 	return 0;
 }
@@ -215,8 +216,8 @@ static int heuristic(struct device *d, const struct algorithm *a, cublasLtMatmul
 	struct cublas *c = cuda_device(d)->cublas;
 	cublasLtMatmulHeuristicResult_t result = {0};
 	int found = 0;
-	cublasStatus_t status = p_cublasLtMatmulAlgoGetHeuristic(c->handle, a->product, a->a, a->b, a->c, a->c, preference,
-								 1, &result, &found);
+	cublasStatus_t status = p_cublasLtMatmulAlgoGetHeuristic(c->handle, a->product, a->a, a->b, a->c,
+								 a->c, preference, 1, &result, &found);
 
 	if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED &&
 	    status != CUBLAS_STATUS_INVALID_VALUE) {
@@ -241,15 +242,16 @@ static int heuristic_of_more(struct device *d, const struct product *p, int toke
 	int r = layouts_make(d, &more, &other) || heuristic(d, &other, preference, algo, usable) ? -1 : 0;
 
 	if (r == 0 && *usable)
-		*usable = p_cublasLtMatmulAlgoCheck(c->handle, a->product, a->a, a->b, a->c, a->c, algo, &result) ==
-				  CUBLAS_STATUS_SUCCESS &&
+		*usable = p_cublasLtMatmulAlgoCheck(c->handle, a->product, a->a, a->b, a->c, a->c, algo,
+						    &result) == CUBLAS_STATUS_SUCCESS &&
 			  result.workspaceSize <= c->workspace_size;
 	algorithm_free(&other);
 	return r;
 }
 
 /* Asks for an algorithm. One that does not exist is remembered too. */
-static int algorithm_choose(struct device *d, const struct product *p, const struct key *key, struct algorithm *a)
+static int algorithm_choose(struct device *d, const struct product *p, const struct key *key,
+			    struct algorithm *a)
 {
 	struct cublas *c = cuda_device(d)->cublas;
 	cublasLtMatmulPreference_t preference = NULL;
@@ -295,8 +297,9 @@ static unsigned key_hash(const struct key *key)
 static struct algorithm *algorithm_find(struct device *d, const struct product *p)
 {
 	struct cublas *c = cuda_device(d)->cublas;
-	struct key key = {p->m, p->n, p->k, p->lda, p->ldb, p->ldc, (int)p->type, (int)p->out, p->add, p->ta, p->tb,
-			  alignment(p->a), alignment(p->b), alignment(p->c)};
+	struct key key = {
+		p->m,        p->n,   p->k,  p->lda, p->ldb,          p->ldc,          (int)p->type,
+		(int)p->out, p->add, p->ta, p->tb,  alignment(p->a), alignment(p->b), alignment(p->c)};
 
 	if (!c->algorithms)
 		c->algorithms = xcalloc(ALGORITHM_SETS * ALGORITHM_WAYS, sizeof *c->algorithms);
@@ -334,8 +337,8 @@ bool cublas_product(struct device *d, const struct product *p)
 		return true;
 	if (!a->usable)
 		return false;
-	LT(d, cublasLtMatmul, c->handle, a->product, &one, p->a, a->a, p->b, a->b, &beta, p->c, a->c, p->c, a->c, &a->algo,
-	   c->workspace, c->workspace_size, cuda->stream);
+	LT(d, cublasLtMatmul, c->handle, a->product, &one, p->a, a->a, p->b, a->b, &beta, p->c, a->c, p->c,
+	   a->c, &a->algo, c->workspace, c->workspace_size, cuda->stream);
 	cuda->behind_next = false;
 	return true;
 }

@@ -15,8 +15,9 @@ struct cublas {
 	void *handle;       /* cublasLtHandle_t; NULL before the first product */
 	void *workspace;
 	size_t workspace_size;
-	struct algorithm *algorithms; /* (ALGORITHM_SETS, ALGORITHM_WAYS): what was chosen for which product */
-	unsigned turn;                /* which one of a full set goes next */
+	struct algorithm
+		*algorithms; /* (ALGORITHM_SETS, ALGORITHM_WAYS): what was chosen for which product */
+	unsigned turn;       /* which one of a full set goes next */
 };
 
 /* false when cuBLASLt has no algorithm for these shapes and pointers; true when the product was asked for, or a failure was

@@ -20,14 +20,14 @@ struct cublas; /* cublas.h */
 struct cuda_device {
 	struct device base;
 	int ordinal;
-	int major, minor;       /* compute capability */
+	int major, minor; /* compute capability */
 	int multiprocessors;
-	int shared_per_block;   /* bytes of shared memory that a block may opt in to */
+	int shared_per_block; /* bytes of shared memory that a block may opt in to */
 	int l2_bytes;
-	uint64_t memory;        /* bytes in all */
-	cudaStream_t stream;    /* everything runs here, in order */
-	bool behind_next;       /* the last work there is a kernel that calls grid_next (kernel.cuh) */
-	struct cublas *cublas;  /* handle, workspace and chosen algorithms */
+	uint64_t memory;       /* bytes in all */
+	cudaStream_t stream;   /* everything runs here, in order */
+	bool behind_next;      /* the last work there is a kernel that calls grid_next (kernel.cuh) */
+	struct cublas *cublas; /* handle, workspace and chosen algorithms */
 
 	/* Scratch of operations: one block, used from its beginning by one operation at a time. A block that became too
 	 * small is kept until the device is closed, since recordings may use it. */

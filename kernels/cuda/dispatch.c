@@ -4,13 +4,13 @@
 #include "kernels/cuda/dispatch.h"
 
 #define SPLITS_MOST 32
-#define FUSED_MOST  256 /* tokens */
-#define BLOCK_US    1.0 /* a block's start: filling the pipeline and the table of the code book */
-#define STAGE_US    0.2 /* of a stage whatever is in it: addresses and a barrier */
+#define FUSED_MOST  256  /* tokens */
+#define BLOCK_US    1.0  /* a block's start: filling the pipeline and the table of the code book */
+#define STAGE_US    0.2  /* of a stage whatever is in it: addresses and a barrier */
 #define WEIGHTS_US  45e3 /* weights that a multiprocessor makes in a microsecond */
-#define ALONE       1.2 /* times as long for a block with no other beside it on its multiprocessor */
-#define LAUNCH_US   2.0 /* the second kernel of a product in splits */
-#define LATENCY_US  0.8 /* of memory under load */
+#define ALONE       1.2  /* times as long for a block with no other beside it on its multiprocessor */
+#define LAUNCH_US   2.0  /* the second kernel of a product in splits */
+#define LATENCY_US  0.8  /* of memory under load */
 
 struct speed {
 	size_t shared;      /* bytes of shared memory of a multiprocessor */
@@ -62,9 +62,9 @@ static struct nf4_tile tile_make(int tokens, int width, int depth, int rows, int
 struct nf4_tile nf4_forward_tile(int index)
 {
 	struct nf4_tile tiles[] = {
-#define FORWARD(tokens, row_warps, k_warps, row_tiles, subs, stages, pairs)                                            \
-	tile_make(tokens, 16 * (row_tiles) * (row_warps), 64 * (subs) * (k_warps), 16 * (row_tiles) * (row_warps),     \
-		  64 * (subs) * (k_warps), stages, pairs),
+#define FORWARD(tokens, row_warps, k_warps, row_tiles, subs, stages, pairs)                                  \
+	tile_make(tokens, 16 * (row_tiles) * (row_warps), 64 * (subs) * (k_warps),                           \
+		  16 * (row_tiles) * (row_warps), 64 * (subs) * (k_warps), stages, pairs),
 		NF4_FORWARD_TILES(FORWARD)};
 
 	return tiles[index];
@@ -73,8 +73,8 @@ struct nf4_tile nf4_forward_tile(int index)
 struct nf4_tile nf4_backward_tile(int index)
 {
 	struct nf4_tile tiles[] = {
-#define BACKWARD(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs)                                           \
-	tile_make(tokens, 8 * (lane_cols) * (col_warps), 32 * (subs) * (k_warps), 32 * (subs) * (k_warps),             \
+#define BACKWARD(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs)                                 \
+	tile_make(tokens, 8 * (lane_cols) * (col_warps), 32 * (subs) * (k_warps), 32 * (subs) * (k_warps),   \
 		  8 * (lane_cols) * (col_warps), stages, pairs),
 		NF4_BACKWARD_TILES(BACKWARD)};
 
@@ -97,8 +97,8 @@ static double larger(double a, double b)
 }
 
 /* Microseconds that the busiest multiprocessor takes. */
-static double estimate(const struct speed *s, const struct nf4_tile *t, const struct nf4_plan *p, int multiprocessors,
-		       int n)
+static double estimate(const struct speed *s, const struct nf4_tile *t, const struct nf4_plan *p,
+		       int multiprocessors, int n)
 {
 	int tokens = n < t->tokens ? n : t->tokens;
 	double packed = t->width * (double)t->depth * 9 / 16, step_bytes = packed + tokens * 2.0 * t->depth;
@@ -112,11 +112,13 @@ static double estimate(const struct speed *s, const struct nf4_tile *t, const st
 	double rate = together * (t->stages - 1) * packed / LATENCY_US;
 
 	rate = rate < s->bytes_us ? rate : s->bytes_us;
-	double weights = t->width * (double)t->depth, step = (STAGE_US + weights / WEIGHTS_US) * (together > 1 ? 1 : ALONE);
+	double weights = t->width * (double)t->depth,
+	       step = (STAGE_US + weights / WEIGHTS_US) * (together > 1 ? 1 : ALONE);
 
 	/* The largest tile leaves out groups of 32 tokens that do not exist. */
-	step = larger(step, larger(step_bytes / rate, weights * (t->tokens > 64 ? (tokens + 31) / 32 * 32 : t->tokens) /
-							     s->products_us));
+	step = larger(step, larger(step_bytes / rate,
+				   weights * (t->tokens > 64 ? (tokens + 31) / 32 * 32 : t->tokens) /
+					   s->products_us));
 	double sums = p->splits > 1 ? 8.0 * t->width * tokens / s->bytes_us : 0;
 
 	return blocks * (p->steps * step + sums) + ceil_ratio(blocks, resident) * BLOCK_US +
@@ -174,7 +176,8 @@ size_t nf4_plan_scratch(const struct nf4_plan *p, int n, int width)
 
 int convert_rows(int n, int rows, int cols, size_t act_size)
 {
-	size_t most = (n > CONVERT_FEW ? CONVERT_BYTES : CONVERT_FEW_BYTES) / ((size_t)cols * act_size + 1) / NF4_BLOCK * NF4_BLOCK;
+	size_t most = (n > CONVERT_FEW ? CONVERT_BYTES : CONVERT_FEW_BYTES) / ((size_t)cols * act_size + 1) /
+		      NF4_BLOCK * NF4_BLOCK;
 
 	most = most < NF4_BLOCK ? NF4_BLOCK : most;
 	return (size_t)rows < most ? rows : (int)most;
@@ -220,8 +223,10 @@ size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act
 		struct nf4_plan forward = nf4_forward_plan(major, minor, multiprocessors, t, rows, cols);
 		struct nf4_plan backward = nf4_backward_plan(major, minor, multiprocessors, t, rows, cols);
 
-		most = larger_size(most, nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&forward, t, rows));
-		most = larger_size(most, nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&backward, t, cols));
+		most = larger_size(most,
+				   nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&forward, t, rows));
+		most = larger_size(most,
+				   nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&backward, t, cols));
 	}
 	return most;
 }

@@ -35,23 +35,23 @@ enum nf4_kind nf4_product_kind(int major, int n, int rows, int cols);
  * 8 warps are row_warps times k_warps, which share the depth of a stage: 64 * subs * k_warps elements. `pairs`: two values
  * of the code book are looked up at once, in a table of 32 KiB.
  *   F(tokens, row_warps, k_warps, row_tiles, subs, stages, pairs) */
-#define NF4_FORWARD_TILES(F)                                                                                           \
-	F(4, 1, 8, 1, 1, 7, true)                                                                                      \
-	F(8, 1, 8, 1, 1, 4, true)                                                                                      \
-	F(8, 2, 4, 2, 1, 3, true)                                                                                      \
-	F(8, 4, 2, 2, 2, 3, true)                                                                                      \
-	F(16, 2, 4, 2, 1, 3, true)                                                                                     \
-	F(32, 4, 2, 2, 1, 3, true)                                                                                     \
-	F(64, 4, 2, 2, 1, 3, false)                                                                                    \
+#define NF4_FORWARD_TILES(F)                                                                                 \
+	F(4, 1, 8, 1, 1, 7, true)                                                                            \
+	F(8, 1, 8, 1, 1, 4, true)                                                                            \
+	F(8, 2, 4, 2, 1, 3, true)                                                                            \
+	F(8, 4, 2, 2, 2, 3, true)                                                                            \
+	F(16, 2, 4, 2, 1, 3, true)                                                                           \
+	F(32, 4, 2, 2, 1, 3, true)                                                                           \
+	F(64, 4, 2, 2, 1, 3, false)                                                                          \
 	F(160, 8, 1, 2, 1, 3, false)
 
 /* The same for dx: `tokens` by 256 columns; a warp computes 8 * lane_cols of them, from 32 * subs rows in each stage.
  *   F(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs) */
-#define NF4_BACKWARD_TILES(F)                                                                                          \
-	F(8, 4, 2, 8, 2, 3, true)                                                                                      \
-	F(16, 4, 2, 8, 1, 4, true)                                                                                     \
-	F(32, 8, 1, 4, 2, 4, true)                                                                                     \
-	F(64, 8, 1, 4, 2, 4, false)                                                                                    \
+#define NF4_BACKWARD_TILES(F)                                                                                \
+	F(8, 4, 2, 8, 2, 3, true)                                                                            \
+	F(16, 4, 2, 8, 1, 4, true)                                                                           \
+	F(32, 8, 1, 4, 2, 4, true)                                                                           \
+	F(64, 8, 1, 4, 2, 4, false)                                                                          \
 	F(160, 8, 1, 4, 2, 3, false)
 
 enum { NF4_FORWARD_COUNT = 8, NF4_BACKWARD_COUNT = 5, NF4_BACKWARD_COLS = 256 };
@@ -88,7 +88,8 @@ size_t convert_scratch(int n, int rows, int cols, size_t act_size);
 size_t nf4_absmax_scratch(int rows, int cols);
 
 /* The most scratch that matmul, matmul_grad_x and matmul_grad_w take for up to n tokens and a matrix of dtype w. */
-size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act, int n, int rows, int cols, enum dtype w);
+size_t product_scratch(int major, int minor, int multiprocessors, enum dtype act, int n, int rows, int cols,
+		       enum dtype w);
 size_t product_scratch_bound(const struct cuda_device *d, int n, int rows, int cols, enum dtype w);
 
 #ifdef __cplusplus

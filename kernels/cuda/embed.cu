@@ -37,11 +37,11 @@ static void embed_rows(struct device *d, const struct matrix *table, const int32
 	constexpr int v = pack<U>::size;
 
 	if (dim % v == 0 && aligned16(data) && aligned16(out))
-		cuda_launch_next(d, "embed", embed_kernel<U, v>, n, row_threads(dim / v, THREADS), 0, data, ids,
-			    dim, scale, out);
+		cuda_launch_next(d, "embed", embed_kernel<U, v>, n, row_threads(dim / v, THREADS), 0, data,
+				 ids, dim, scale, out);
 	else
-		cuda_launch_next(d, "embed", embed_kernel<U, 1>, n, row_threads(dim, THREADS), 0, data, ids, dim,
-			    scale, out);
+		cuda_launch_next(d, "embed", embed_kernel<U, 1>, n, row_threads(dim, THREADS), 0, data, ids,
+				 dim, scale, out);
 }
 
 template <typename T>
@@ -140,10 +140,11 @@ static void launch_move(struct device *d, const char *what, const float *x, cons
 			int dim, float *out)
 {
 	if (dim % 4 == 0 && aligned16(x) && aligned16(out))
-		cuda_launch_next(d, what, move_rows<4, TO>, n, row_threads(dim / 4, THREADS), 0, x, index, dim,
-			    out);
+		cuda_launch_next(d, what, move_rows<4, TO>, n, row_threads(dim / 4, THREADS), 0, x, index,
+				 dim, out);
 	else
-		cuda_launch_next(d, what, move_rows<1, TO>, n, row_threads(dim, THREADS), 0, x, index, dim, out);
+		cuda_launch_next(d, what, move_rows<1, TO>, n, row_threads(dim, THREADS), 0, x, index, dim,
+				 out);
 }
 
 template <typename T>

@@ -27,7 +27,8 @@ template <typename T> __device__ __forceinline__ uint4 few_load(const T *p, int 
 }
 
 template <typename T, int ROW_TILES>
-__device__ __forceinline__ void few_load_w(struct few_slot<ROW_TILES> &slot, const T *const w[2 * ROW_TILES], int k, bool inside)
+__device__ __forceinline__ void few_load_w(struct few_slot<ROW_TILES> &slot, const T *const w[2 * ROW_TILES],
+					   int k, bool inside)
 {
 #pragma unroll
 	for (int i = 0; i < 2 * ROW_TILES; i++)
@@ -35,7 +36,8 @@ __device__ __forceinline__ void few_load_w(struct few_slot<ROW_TILES> &slot, con
 }
 
 template <typename T, int ROW_TILES>
-__device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &slot, float acc[ROW_TILES][2][4])
+__device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &slot,
+					     float acc[ROW_TILES][2][4])
 {
 #pragma unroll
 	for (int i = 0; i < ROW_TILES; i++) {
@@ -50,7 +52,8 @@ __device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &s
 
 /* Where the lane's rows of tile `tile` begin. Rows that do not exist are others again, whose results are not stored. */
 template <typename T, int ROW_TILES>
-__device__ __forceinline__ void few_rows(const T *w, int rows, int cols, int tile, int lane, const T *own[2 * ROW_TILES])
+__device__ __forceinline__ void few_rows(const T *w, int rows, int cols, int tile, int lane,
+					 const T *own[2 * ROW_TILES])
 {
 #pragma unroll
 	for (int i = 0; i < 2 * ROW_TILES; i++) {
@@ -65,8 +68,8 @@ __device__ __forceinline__ void few_rows(const T *w, int rows, int cols, int til
  * memory does not wait for the sums to be stored. The first ones do not wait for the kernel that makes x either: two blocks on
  * each multiprocessor hold up to 17 MB of W by the time that it is done. */
 template <typename T, int ROW_TILES, int SLOTS>
-__global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T *w, int rows, int cols,
-							     struct product_out out, bool vector)
+__global__ void __launch_bounds__(THREADS, 2)
+	few_mma_kernel(const T *x, const T *w, int rows, int cols, struct product_out out, bool vector)
 {
 	grid_ahead();
 	const int row_count = 16 * ROW_TILES;
@@ -106,7 +109,8 @@ __global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T
 			if (first + SLOTS * FEW_COLUMNS >= cols) {
 				k = k0;
 				more = tile + (int)gridDim.x < tiles;
-				few_rows<T, ROW_TILES>(w, rows, cols, more ? tile + gridDim.x : tile, lane, own);
+				few_rows<T, ROW_TILES>(w, rows, cols, more ? tile + gridDim.x : tile, lane,
+						       own);
 			}
 #pragma unroll
 			for (int u = 0; u < SLOTS; u++) {
@@ -125,7 +129,8 @@ __global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T
 		for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
 			for (int j = 0; j < 4; j++)
-				sums[warp][2 * c + j % 2][16 * i + 8 * (j / 2) + g] = acc[i][0][j] + acc[i][1][j];
+				sums[warp][2 * c + j % 2][16 * i + 8 * (j / 2) + g] = acc[i][0][j] +
+										      acc[i][1][j];
 		__syncthreads();
 		int row = tile * row_count + at;
 
@@ -135,23 +140,28 @@ __global__ void __launch_bounds__(THREADS, 2) few_mma_kernel(const T *x, const T
 			for (int i = 0; i < WARPS; i++)
 				for (int j = 0; j < 4; j++)
 					sum[j] += sums[i][t][at + j];
-			store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)row, rows - row, vector, sum);
+			store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)row, rows - row,
+				  vector, sum);
 		}
 	}
 }
 
 template <typename T, int ROW_TILES, int SLOTS>
-static void few_mma_launch(struct device *d, const struct product_out *out, const T *x, const T *w, int rows, int cols)
+static void few_mma_launch(struct device *d, const struct product_out *out, const T *x, const T *w, int rows,
+			   int cols)
 {
 	/* At most two blocks to a multiprocessor, of as many tiles each as the others. */
-	int tiles = ceil_div(rows, 16 * ROW_TILES), each = ceil_div(tiles, 2 * cuda_device(d)->multiprocessors);
+	int tiles = ceil_div(rows, 16 * ROW_TILES),
+	    each = ceil_div(tiles, 2 * cuda_device(d)->multiprocessors);
 
-	cuda_launch_ahead(d, "product of few tokens", few_mma_kernel<T, ROW_TILES, SLOTS>, dim3((unsigned)ceil_div(tiles, each)),
-		    dim3(THREADS), 0, x, w, rows, cols, *out, stores_vector(out->y, out->ld, rows));
+	cuda_launch_ahead(d, "product of few tokens", few_mma_kernel<T, ROW_TILES, SLOTS>,
+			  dim3((unsigned)ceil_div(tiles, each)), dim3(THREADS), 0, x, w, rows, cols, *out,
+			  stores_vector(out->y, out->ld, rows));
 }
 
 template <typename T>
-static void few_mma(struct device *d, const struct product_out *out, const T *x, const T *w, int rows, int cols)
+static void few_mma(struct device *d, const struct product_out *out, const T *x, const T *w, int rows,
+		    int cols)
 {
 	/* 32 rows to a tile read x half as often, when there are tiles enough. */
 	if (rows >= 64 * cuda_device(d)->multiprocessors)
@@ -180,7 +190,8 @@ struct nf4_weights {
 
 	__device__ __forceinline__ void read(size_t at, int, const float *table, float v[8]) const
 	{
-		nf4_values8(table, nf4_word(packed + at / 2, vector), nf4_block_absmax(scales, at / NF4_BLOCK), v);
+		nf4_values8(table, nf4_word(packed + at / 2, vector),
+			    nf4_block_absmax(scales, at / NF4_BLOCK), v);
 		if (round)
 			for (int i = 0; i < 8; i++)
 				v[i] = nf4_round<true>(v[i]);
@@ -188,8 +199,8 @@ struct nf4_weights {
 };
 
 template <typename T, typename W, int TOKENS>
-__global__ void __launch_bounds__(THREADS) few_kernel(const T *x, W w, int rows, int cols, bool vector,
-						      struct product_out out)
+__global__ void __launch_bounds__(THREADS)
+	few_kernel(const T *x, W w, int rows, int cols, bool vector, struct product_out out)
 {
 	__shared__ float table[NF4_TABLE];
 	int lane = threadIdx.x % 32, row0 = (blockIdx.x * WARPS + threadIdx.x / 32) * 2;
@@ -229,7 +240,8 @@ __global__ void __launch_bounds__(THREADS) few_kernel(const T *x, W w, int rows,
 		float v[4] = {warp_sum(sum[0][t]), warp_sum(sum[1][t])};
 
 		if (lane == 0 && t < out.n && row0 < rows)
-			store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)row0, rows - row0 < 2 ? 1 : 2, false, v);
+			store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)row0,
+				  rows - row0 < 2 ? 1 : 2, false, v);
 	}
 }
 
@@ -240,17 +252,19 @@ static void few_simt(struct device *d, const struct product_out *out, const T *x
 	dim3 grid((unsigned)ceil_div(rows, 2 * WARPS));
 
 	if (out->n <= 2)
-		cuda_launch_next(d, "product of few tokens", few_kernel<T, W, 2>, grid, dim3(THREADS), 0, x, w, rows, cols, vector,
-			    *out);
+		cuda_launch_next(d, "product of few tokens", few_kernel<T, W, 2>, grid, dim3(THREADS), 0, x,
+				 w, rows, cols, vector, *out);
 	else
-		cuda_launch_next(d, "product of few tokens", few_kernel<T, W, PRODUCT_FEW>, grid, dim3(THREADS), 0, x, w, rows, cols,
-			    vector, *out);
+		cuda_launch_next(d, "product of few tokens", few_kernel<T, W, PRODUCT_FEW>, grid,
+				 dim3(THREADS), 0, x, w, rows, cols, vector, *out);
 }
 
 template <typename T, typename W>
 static void few_dense(struct device *d, const struct product_out *out, const T *x, const struct matrix *m)
 {
-	struct dense_weights<W> w = {static_cast<const W *>(m->data), aligned_to(m->data, 16) && m->cols % 8 == 0};
+	struct dense_weights<W> w = {
+		static_cast<const W *>(m->data), aligned_to(m->data, 16) && m->cols % 8 == 0
+	};
 
 	few_simt(d, out, x, w, m->rows, m->cols);
 }
@@ -276,8 +290,8 @@ static void few(struct device *d, const struct product_out *out, const void *in,
 	const T *x = static_cast<const T *>(in);
 
 	if (m->dtype == DTYPE_NF4) {
-		struct nf4_weights w = {static_cast<const uint8_t *>(m->data), nf4_scales_of(d, m), aligned_to(m->data, 4),
-					m->round_fp16};
+		struct nf4_weights w = {static_cast<const uint8_t *>(m->data), nf4_scales_of(d, m),
+					aligned_to(m->data, 4), m->round_fp16};
 
 		few_simt(d, out, x, w, m->rows, m->cols);
 	} else if (m->dtype == dtype_of<T>::value) {

@@ -127,15 +127,15 @@ __device__ __forceinline__ float block_sum(float x, float *shared)
 
 #ifdef __CUDACC__
 /* name: a T array in the block's dynamic shared memory, aligned to 128 bytes; once per kernel. */
-#define DYNAMIC_SHARED(T, name)                                                                                        \
-	extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];                                        \
+#define DYNAMIC_SHARED(T, name)                                                                              \
+	extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];                              \
 	T *name = reinterpret_cast<T *>(dynamic_shared_memory)
 #endif
 
 /* overlaps: with the kernel before; next: the kernel calls grid_next. */
 template <typename... P, typename... A>
-static inline void cuda_launch_how(struct device *d, bool overlaps, bool next, const char *what, void (*kernel)(P...), dim3 grid,
-				   dim3 block, size_t shared, A... args)
+static inline void cuda_launch_how(struct device *d, bool overlaps, bool next, const char *what,
+				   void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... args)
 {
 	cudaLaunchConfig_t config = {};
 	cudaLaunchAttribute overlap = {};
@@ -144,8 +144,9 @@ static inline void cuda_launch_how(struct device *d, bool overlaps, bool next, c
 		return;
 	cuda_use(d);
 	if (shared > 48 * 1024)
-		cuda_note(d, cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-						  (int)shared),
+		cuda_note(d,
+			  cudaFuncSetAttribute((const void *)kernel,
+					       cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
 			  what);
 	config.gridDim = grid;
 	config.blockDim = block;
@@ -162,24 +163,24 @@ static inline void cuda_launch_how(struct device *d, bool overlaps, bool next, c
 /* Launches kernel(args…) on the device's stream, with `shared` bytes of dynamic shared memory; more than 48 KiB are opted
  * in to. A failure is noted under what. Does nothing for an empty grid. */
 template <typename... P, typename... A>
-static inline void cuda_launch(struct device *d, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-			       A... args)
+static inline void cuda_launch(struct device *d, const char *what, void (*kernel)(P...), dim3 grid,
+			       dim3 block, size_t shared, A... args)
 {
 	cuda_launch_how(d, true, false, what, kernel, grid, block, shared, args...);
 }
 
 /* The same for a kernel that calls grid_next. */
 template <typename... P, typename... A>
-static inline void cuda_launch_next(struct device *d, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-				    A... args)
+static inline void cuda_launch_next(struct device *d, const char *what, void (*kernel)(P...), dim3 grid,
+				    dim3 block, size_t shared, A... args)
 {
 	cuda_launch_how(d, true, true, what, kernel, grid, block, shared, args...);
 }
 
 /* The same for one that moreover reads weights before grid_wait. */
 template <typename... P, typename... A>
-static inline void cuda_launch_ahead(struct device *d, const char *what, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-				     A... args)
+static inline void cuda_launch_ahead(struct device *d, const char *what, void (*kernel)(P...), dim3 grid,
+				     dim3 block, size_t shared, A... args)
 {
 	cuda_launch_how(d, cuda_device(d)->behind_next, true, what, kernel, grid, block, shared, args...);
 }
@@ -190,18 +191,18 @@ __host__ __device__ constexpr int ceil_div(int a, int b)
 }
 
 /* The three functions of an operation whose template is op_<name>. */
-#define EXPORT(name, parameters, arguments)                                                                            \
-	extern "C" void cuda_f32_##name parameters                                                                     \
-	{                                                                                                              \
-		op_##name<float> arguments;                                                                            \
-	}                                                                                                              \
-	extern "C" void cuda_bf16_##name parameters                                                                    \
-	{                                                                                                              \
-		op_##name<__nv_bfloat16> arguments;                                                                    \
-	}                                                                                                              \
-	extern "C" void cuda_f16_##name parameters                                                                     \
-	{                                                                                                              \
-		op_##name<__half> arguments;                                                                           \
+#define EXPORT(name, parameters, arguments)                                                                  \
+	extern "C" void cuda_f32_##name parameters                                                           \
+	{                                                                                                    \
+		op_##name<float> arguments;                                                                  \
+	}                                                                                                    \
+	extern "C" void cuda_bf16_##name parameters                                                          \
+	{                                                                                                    \
+		op_##name<__nv_bfloat16> arguments;                                                          \
+	}                                                                                                    \
+	extern "C" void cuda_f16_##name parameters                                                           \
+	{                                                                                                    \
+		op_##name<__half> arguments;                                                                 \
 	}
 
 #endif

@@ -18,7 +18,7 @@
 #define BLOCKS_FORWARD  2.0
 #define BLOCKS_BACKWARD 0.5
 #define BLOCKS_GRADS    8.0
-#define LEAST_DEEP      4 /* pieces of tokens to a warp, for a split of gradients to pay */
+#define LEAST_DEEP      4  /* pieces of tokens to a warp, for a split of gradients to pay */
 #define MOST_RANK       64 /* ranks of a tile of over_channels; what is above goes to other blocks */
 
 /* Ranks of a tile: the smallest that holds them all, or the largest. */
@@ -103,23 +103,30 @@ static size_t sums_size(const struct narrow *a)
 template <typename T, int M, int N>
 static void launch_channels(struct device *d, const char *what, const struct narrow &a, const struct cut &cut)
 {
-	cuda_launch(d, what, over_channels<T, M, N>, dim3(cut.tiles * a.jobs * a.rank_tiles, a.splits), 32 * WARPS, 0, a);
+	cuda_launch(d, what, over_channels<T, M, N>, dim3(cut.tiles * a.jobs * a.rank_tiles, a.splits),
+		    32 * WARPS, 0, a);
 }
 
 template <typename T>
-static void launch_over_channels(struct device *d, const char *what, const struct narrow &a, const struct cut &cut)
+static void launch_over_channels(struct device *d, const char *what, const struct narrow &a,
+				 const struct cut &cut)
 {
 	bool wide = cut.tokens == 32;
 
 	switch (cut.ranks) {
-	case 8: wide ? launch_channels<T, 2, 1>(d, what, a, cut) : launch_channels<T, 1, 1>(d, what, a, cut); break;
-	case 16: wide ? launch_channels<T, 2, 2>(d, what, a, cut) : launch_channels<T, 1, 2>(d, what, a, cut); break;
+	case 8:
+		wide ? launch_channels<T, 2, 1>(d, what, a, cut) : launch_channels<T, 1, 1>(d, what, a, cut);
+		break;
+	case 16:
+		wide ? launch_channels<T, 2, 2>(d, what, a, cut) : launch_channels<T, 1, 2>(d, what, a, cut);
+		break;
 	case 32: launch_channels<T, 1, 4>(d, what, a, cut); break;
 	default: launch_channels<T, 1, 8>(d, what, a, cut); break;
 	}
 }
 
-template <typename T> static void launch_over_tokens(struct device *d, const struct narrow &a, const struct cut &cut)
+template <typename T>
+static void launch_over_tokens(struct device *d, const struct narrow &a, const struct cut &cut)
 {
 	dim3 grid(cut.tiles, a.splits, a.rank_tiles);
 	int most = 0;
@@ -245,10 +252,13 @@ size_t lora_scratch_bound(const struct cuda_device *d, int n, int rows, int cols
 {
 	int ranks = channel_ranks(rank);
 	size_t rank_tiles = ceil_div(rank, 16), token_tiles = (size_t)ceil_div(n, 16) * parts * rank_tiles;
-	size_t channel_tiles = (size_t)(ceil_div(rows, TILE_CHANNELS) + ceil_div(cols, TILE_CHANNELS)) * parts * rank_tiles;
+	size_t channel_tiles = (size_t)(ceil_div(rows, TILE_CHANNELS) + ceil_div(cols, TILE_CHANNELS)) *
+			       parts * rank_tiles;
 
-	return sizeof(float) * (split_floats(token_tiles, blocks_wanted(d, BLOCKS_FORWARD), ranks * (ranks <= 16 ? 32 : 16)) +
-				split_floats(channel_tiles, blocks_wanted(d, BLOCKS_GRADS), token_ranks(rank) * TILE_CHANNELS)) +
+	return sizeof(float) * (split_floats(token_tiles, blocks_wanted(d, BLOCKS_FORWARD),
+					     ranks * (ranks <= 16 ? 32 : 16)) +
+				split_floats(channel_tiles, blocks_wanted(d, BLOCKS_GRADS),
+					     token_ranks(rank) * TILE_CHANNELS)) +
 	       (size_t)parts * n * ceil_div(cols, 8);
 }
 
@@ -350,7 +360,8 @@ static void op_lora_grad(struct device *d, const void *x, const struct lora_part
 		w.part[p].rank = part->rank;
 		dxa += (size_t)part->rank * n;
 	}
-	struct cut cut = cut_channels(&a, cuda_device(d), BLOCKS_BACKWARD), grad_cut = cut_tokens(&g, cuda_device(d));
+	struct cut cut = cut_channels(&a, cuda_device(d), BLOCKS_BACKWARD),
+		   grad_cut = cut_tokens(&g, cuda_device(d));
 	size_t sums = sums_size(&a) + sums_size(&g), size = sums + (masked && dx ? bits_size * count : 0);
 
 	if (size) {

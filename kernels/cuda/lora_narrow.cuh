@@ -29,7 +29,7 @@ struct dropping {
 
 /* One product of a launch. */
 struct narrow_job {
-	const void *wide;    /* activations (n, channels), rows `stride` apart */
+	const void *wide; /* activations (n, channels), rows `stride` apart */
 	/* Element (r, k) at r * narrow_r + k * narrow_k; when K is tokens (rank, n), of each split. */
 	const float *narrow;
 	float *out;          /* element (r, j) at r * out_r + j * out_j */
@@ -42,9 +42,9 @@ struct narrow_job {
 	int narrow_r, narrow_k, out_r, out_j;
 	float scale; /* of the sum */
 	uint32_t stream;
-	bool dropped; /* wide is; 1 / (1 - p) is in scale */
-	bool add;     /* to out; else out is overwritten */
-	bool vector;  /* wide can be read by 16 bytes */
+	bool dropped;       /* wide is; 1 / (1 - p) is in scale */
+	bool add;           /* to out; else out is overwritten */
+	bool vector;        /* wide can be read by 16 bytes */
 	bool narrow_vector; /* narrow likewise */
 };
 
@@ -57,7 +57,8 @@ struct narrow {
 };
 
 /* Bit i: whether channel c + i of the token is kept; c is a multiple of 8. */
-__device__ __forceinline__ uint32_t kept_bits(const struct dropping &drop, int32_t token, uint32_t stream, uint32_t step, int c)
+__device__ __forceinline__ uint32_t kept_bits(const struct dropping &drop, int32_t token, uint32_t stream,
+					      uint32_t step, int c)
 {
 	uint32_t bits = 0;
 
@@ -80,7 +81,8 @@ template <typename T> struct eight {
 };
 
 /* Zeros from `left` on, which may be negative. */
-template <typename T> __device__ __forceinline__ void load_eight(const T *p, int left, bool vector, eight<T> *x)
+template <typename T>
+__device__ __forceinline__ void load_eight(const T *p, int left, bool vector, eight<T> *x)
 {
 	if (vector && left >= 8) {
 #pragma unroll
@@ -100,7 +102,8 @@ template <typename T> __device__ __forceinline__ void load_eight(const T *p, int
 
 #pragma unroll
 		for (int i = 0; i < 4; i++) {
-			uint32_t low = 2 * i < left ? half[2 * i] : 0, high = 2 * i + 1 < left ? half[2 * i + 1] : 0;
+			uint32_t low = 2 * i < left ? half[2 * i] : 0,
+				 high = 2 * i + 1 < left ? half[2 * i + 1] : 0;
 
 			x->word[i] = low | high << 16;
 		}
@@ -176,7 +179,8 @@ template <> struct parts_of<float> {
 	}
 };
 
-template <typename T> __device__ __forceinline__ void split_eight(const eight<T> &x, uint32_t part[parts_of<T>::count][4])
+template <typename T>
+__device__ __forceinline__ void split_eight(const eight<T> &x, uint32_t part[parts_of<T>::count][4])
 {
 	constexpr int count = parts_of<T>::count;
 
@@ -228,7 +232,8 @@ __device__ __forceinline__ void load_ranks_of(const struct narrow_job &job, int 
 }
 
 /* Row r of a job's narrow side, tokens t, t + 1 and t + 8, t + 9, its splits added. */
-__device__ __forceinline__ void load_tokens_of(const struct narrow_job &job, int r, int t, int n, float low[2], float high[2])
+__device__ __forceinline__ void load_tokens_of(const struct narrow_job &job, int r, int t, int n,
+					       float low[2], float high[2])
 {
 	if (r >= job.rank)
 		return;
@@ -260,7 +265,7 @@ __device__ __forceinline__ float add_warps(const float *p, int stride)
 /* K is channels. Block (tile of 16 M tokens, job and 8 N ranks, the latter fastest so that blocks of the same tokens run
  * together; split). Tokens are the rows of the mma, ranks its columns, and of 32 channels a lane has 8. */
 template <typename T, int M, int N>
-static __global__ void __launch_bounds__(32 * WARPS, M * N <= 4 && sizeof(T) == 2 ? 2 : 1)
+static __global__ void __launch_bounds__(32 * WARPS, M *N <= 4 && sizeof(T) == 2 ? 2 : 1)
 	over_channels(const __grid_constant__ struct narrow a)
 {
 	grid_wait();
@@ -269,7 +274,8 @@ static __global__ void __launch_bounds__(32 * WARPS, M * N <= 4 && sizeof(T) == 
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane / 4, column = lane % 4;
 	int each = a.jobs * a.rank_tiles, tile = blockIdx.x / each, r0 = blockIdx.x % each / a.jobs * ranks;
 	const struct narrow_job &job = a.job[blockIdx.x % a.jobs];
-	int t0 = tile * tokens + row, pieces = ceil_div(job.channels, PIECE_CHANNELS), stride_pieces = a.splits * WARPS;
+	int t0 = tile * tokens + row, pieces = ceil_div(job.channels, PIECE_CHANNELS),
+	    stride_pieces = a.splits * WARPS;
 	const T *wide = static_cast<const T *>(job.wide);
 	float sum[M][N][4] = {};
 	eight<T> next[2 * M];
@@ -282,8 +288,8 @@ static __global__ void __launch_bounds__(32 * WARPS, M * N <= 4 && sizeof(T) == 
 
 #pragma unroll
 	for (int i = 0; i < 2 * M; i++)
-		load_eight(wide + (size_t)(t0 + 8 * i) * job.stride + c, t0 + 8 * i < a.n ? job.channels - c : 0, job.vector,
-			   &next[i]);
+		load_eight(wide + (size_t)(t0 + 8 * i) * job.stride + c,
+			   t0 + 8 * i < a.n ? job.channels - c : 0, job.vector, &next[i]);
 	if (job.dropped) {
 		step = *a.drop.step;
 #pragma unroll
@@ -306,7 +312,8 @@ static __global__ void __launch_bounds__(32 * WARPS, M * N <= 4 && sizeof(T) == 
 #pragma unroll
 			for (int i = 0; i < 2 * M; i++)
 				load_eight(wide + (size_t)(t0 + 8 * i) * job.stride + further,
-					   t0 + 8 * i < a.n ? job.channels - further : 0, job.vector, &next[i]);
+					   t0 + 8 * i < a.n ? job.channels - further : 0, job.vector,
+					   &next[i]);
 		}
 		uint32_t bits[2 * M];
 
@@ -338,10 +345,13 @@ static __global__ void __launch_bounds__(32 * WARPS, M * N <= 4 && sizeof(T) == 
 					for (int w = 0; w < X; w++)
 #pragma unroll
 						for (int i = 0; i < M && counts(w, k); i++) {
-							const uint32_t rows[4] = {x[2 * i][w][2 * half], x[2 * i + 1][w][2 * half],
-										  x[2 * i][w][2 * half + 1],
-										  x[2 * i + 1][w][2 * half + 1]};
-							const uint32_t columns[2] = {part[2 * half][k], part[2 * half + 1][k]};
+							const uint32_t rows[4] = {
+								x[2 * i][w][2 * half],
+								x[2 * i + 1][w][2 * half],
+								x[2 * i][w][2 * half + 1],
+								x[2 * i + 1][w][2 * half + 1]};
+							const uint32_t columns[2] = {part[2 * half][k],
+										     part[2 * half + 1][k]};
 
 							mma_16816<__nv_bfloat16>(sum[i][j], rows, columns);
 						}
@@ -353,8 +363,8 @@ static __global__ void __launch_bounds__(32 * WARPS, M * N <= 4 && sizeof(T) == 
 		for (int j = 0; j < N; j++)
 #pragma unroll
 			for (int k = 0; k < 4; k++)
-				shared[(warp * ranks + 8 * j + 2 * column + k % 2) * stride + 16 * i + 8 * (k / 2) + row] =
-					sum[i][j][k];
+				shared[(warp * ranks + 8 * j + 2 * column + k % 2) * stride + 16 * i +
+				       8 * (k / 2) + row] = sum[i][j][k];
 	__syncthreads();
 	for (int i = threadIdx.x; i < ranks * tokens; i += 32 * WARPS) {
 		int r = i / tokens, t = tile * tokens + i % tokens;
@@ -390,7 +400,8 @@ static __global__ void __launch_bounds__(32 * WARPS, sizeof(T) == 2 && M == 1 ? 
 	if (r0 >= job.rank)
 		return;
 	int c0 = (blockIdx.x - job.first) * TILE_CHANNELS, c = c0 + 8 * row, left = job.channels - c;
-	int pieces = ceil_div(a.n, PIECE_TOKENS), stride_pieces = a.splits * WARPS, bit_row = ceil_div(job.channels, 8);
+	int pieces = ceil_div(a.n, PIECE_TOKENS), stride_pieces = a.splits * WARPS,
+	    bit_row = ceil_div(job.channels, 8);
 	int piece = blockIdx.y * WARPS + warp, t = piece * PIECE_TOKENS + 2 * column;
 	const T *wide = static_cast<const T *>(job.wide) + c;
 	uint32_t step = 0;
@@ -416,14 +427,17 @@ static __global__ void __launch_bounds__(32 * WARPS, sizeof(T) == 2 && M == 1 ? 
 			for (int i = 0; i < 4; i++) {
 				int ti = t + stride_pieces * PIECE_TOKENS + i / 2 * 8 + i % 2;
 
-				load_eight(wide + (size_t)ti * job.stride, ti < a.n ? left : 0, job.vector, &next[i]);
+				load_eight(wide + (size_t)ti * job.stride, ti < a.n ? left : 0, job.vector,
+					   &next[i]);
 			}
 		if (job.dropped) {
 			/* Two tokens at once: more would take the registers of sums. */
 #pragma unroll 2
 			for (int i = 0; i < 4; i++) {
 				int ti = t + i / 2 * 8 + i % 2;
-				uint32_t kept = ti < a.n ? kept_bits(a.drop, a.drop.token[ti], job.stream, step, c) : 0;
+				uint32_t kept = ti < a.n ? kept_bits(a.drop, a.drop.token[ti], job.stream,
+								     step, c)
+							 : 0;
 
 				bits |= kept << 8 * i;
 				if (job.bits && r0 == 0 && ti < a.n && left > 0)
@@ -457,7 +471,8 @@ static __global__ void __launch_bounds__(32 * WARPS, sizeof(T) == 2 && M == 1 ? 
 			for (int w = 0; w < X; w++)
 #pragma unroll
 				for (int half = 0; half < 2; half++) {
-					uint32_t first = x[2 * half][w][j / 2], second = x[2 * half + 1][w][j / 2];
+					uint32_t first = x[2 * half][w][j / 2],
+						 second = x[2 * half + 1][w][j / 2];
 
 					columns[w][half] = j % 2 ? first >> 16 | (second & 0xffff0000u)
 								 : (first & 0xffffu) | second << 16;
@@ -475,10 +490,11 @@ static __global__ void __launch_bounds__(32 * WARPS, sizeof(T) == 2 && M == 1 ? 
 	for (int i = 0; i < M; i++) {
 		if (i)
 			__syncthreads();
-		/* A lane's sums of one rank and one column of all mmas are neighbours. */
+			/* A lane's sums of one rank and one column of all mmas are neighbours. */
 #pragma unroll
 		for (int k = 0; k < 4; k++) {
-			float *to = shared + (warp * 16 + row + 8 * (k / 2)) * stride + 16 * column + 8 * (k % 2);
+			float *to = shared + (warp * 16 + row + 8 * (k / 2)) * stride + 16 * column +
+				    8 * (k % 2);
 			const float v[8] = {sum[i][0][k], sum[i][1][k], sum[i][2][k], sum[i][3][k],
 					    sum[i][4][k], sum[i][5][k], sum[i][6][k], sum[i][7][k]};
 
@@ -487,7 +503,8 @@ static __global__ void __launch_bounds__(32 * WARPS, sizeof(T) == 2 && M == 1 ? 
 		__syncthreads();
 #pragma unroll
 		for (int e = threadIdx.x; e < 16 * TILE_CHANNELS; e += 32 * WARPS) {
-			int r = job.out_r == 1 ? e % 16 : e / TILE_CHANNELS, j = job.out_r == 1 ? e / 16 : e % TILE_CHANNELS;
+			int r = job.out_r == 1 ? e % 16 : e / TILE_CHANNELS,
+			    j = job.out_r == 1 ? e / 16 : e % TILE_CHANNELS;
 			int rank = r0 + 16 * i + r;
 
 			if (rank >= job.rank || c0 + j >= job.channels)
@@ -497,7 +514,8 @@ static __global__ void __launch_bounds__(32 * WARPS, sizeof(T) == 2 && M == 1 ? 
 			float total = job.scale * add_warps(shared + r * stride + j, 16 * stride);
 
 			if (a.splits > 1)
-				a.sums[blockIdx.y * a.total + job.at + (size_t)rank * job.channels + c0 + j] = total;
+				a.sums[blockIdx.y * a.total + job.at + (size_t)rank * job.channels + c0 + j] =
+					total;
 			else
 				*out = old + total;
 		}
@@ -514,7 +532,8 @@ static __global__ void add_splits(const __grid_constant__ struct narrow a)
 
 	if (i >= job.rank * job.channels)
 		return;
-	float *out = job.out + (size_t)(i / job.channels) * job.out_r + (size_t)(i % job.channels) * job.out_j;
+	float *out = job.out + (size_t)(i / job.channels) * job.out_r +
+		     (size_t)(i % job.channels) * job.out_j;
 	float old = job.add ? *out : 0.0f;
 #pragma unroll 8
 	for (int s = 0; s < a.splits; s++)

@@ -54,8 +54,8 @@ __device__ __forceinline__ float add_parts(const float *p, size_t total, int spl
  * the second ones so that lanes read without bank conflicts, and narrow (RANKS, TOKENS). The matrix, or the first of it, is on
  * its way while narrow is loaded and added. */
 template <int RANKS, int TOKENS>
-__device__ __forceinline__ void load_ranks(const struct widen &a, const struct widen_part &part, int r0, int c0, int t0, bool save,
-					   float *matrix, float *narrow)
+__device__ __forceinline__ void load_ranks(const struct widen &a, const struct widen_part &part, int r0,
+					   int c0, int t0, bool save, float *matrix, float *narrow)
 {
 	constexpr int all = RANKS * WIDE_CHANNELS, most = WIDE_THREADS * (TOKENS == WIDE_LANES ? 8 : 4),
 		      step = all < most ? all : most;
@@ -67,11 +67,13 @@ __device__ __forceinline__ void load_ranks(const struct widen &a, const struct w
 
 #pragma unroll
 		for (int k = 0; k < step / WIDE_THREADS; k++) {
-			int i = first + threadIdx.x + k * WIDE_THREADS, r = by_column ? i % RANKS : i / WIDE_CHANNELS;
+			int i = first + threadIdx.x + k * WIDE_THREADS,
+			    r = by_column ? i % RANKS : i / WIDE_CHANNELS;
 			int c = by_column ? i / RANKS : i % WIDE_CHANNELS;
 
 			m[k] = r0 + r < part.rank && c0 + c < part.channels
-				       ? part.matrix[(size_t)(r0 + r) * part.matrix_r + (size_t)(c0 + c) * part.matrix_c]
+				       ? part.matrix[(size_t)(r0 + r) * part.matrix_r +
+						     (size_t)(c0 + c) * part.matrix_c]
 				       : 0.0f;
 		}
 		for (int i = threadIdx.x; first == 0 && i < RANKS * TOKENS; i += WIDE_THREADS) {
@@ -86,7 +88,8 @@ __device__ __forceinline__ void load_ranks(const struct widen &a, const struct w
 		}
 #pragma unroll
 		for (int k = 0; k < step / WIDE_THREADS; k++) {
-			int i = first + threadIdx.x + k * WIDE_THREADS, r = by_column ? i % RANKS : i / WIDE_CHANNELS;
+			int i = first + threadIdx.x + k * WIDE_THREADS,
+			    r = by_column ? i % RANKS : i / WIDE_CHANNELS;
 			int c = by_column ? i / RANKS : i % WIDE_CHANNELS;
 
 			matrix[r * WIDE_STRIDE + c / 8 * 4 + c / 4 % 2 * (WIDE_CHANNELS / 2) + c % 4] = m[k];
@@ -102,7 +105,8 @@ static __global__ void __launch_bounds__(WIDE_THREADS, 2) widen_kernel(const __g
 	grid_wait();
 	__shared__ __align__(16) float matrix[RANKS * WIDE_STRIDE];
 	__shared__ __align__(16) float narrow[RANKS * WIDE_LANES * TOKENS];
-	int p = 0, c_lane = threadIdx.x % 16, t_lane = threadIdx.x / 16, t0 = blockIdx.y * WIDE_LANES * TOKENS;
+	int p = 0, c_lane = threadIdx.x % 16, t_lane = threadIdx.x / 16,
+	    t0 = blockIdx.y * WIDE_LANES * TOKENS;
 	float sum[TOKENS][8] = {}, total[MASKED ? TOKENS : 1][8] = {};
 
 	if (!a.together)
@@ -124,7 +128,8 @@ static __global__ void __launch_bounds__(WIDE_THREADS, 2) widen_kernel(const __g
 
 		for (int r0 = 0; r0 < part.rank; r0 += RANKS) {
 			__syncthreads();
-			load_ranks<RANKS, WIDE_LANES * TOKENS>(a, part, r0, c0, t0, part.save && tile == 0, matrix, narrow);
+			load_ranks<RANKS, WIDE_LANES * TOKENS>(a, part, r0, c0, t0, part.save && tile == 0,
+							       matrix, narrow);
 			__syncthreads();
 #pragma unroll 8
 			for (int r = 0; r < RANKS; r++) {

@@ -109,12 +109,12 @@ static void launch_gated(struct device *d, const T *gate, const T *up, int n, in
 
 	if (width % v == 0 && stride % v == 0 && aligned16(gate) && aligned16(up) && aligned16(out)) {
 		cut(n, width / v, &grid, &threads);
-		cuda_launch_next(d, "gated", gated_kernel<T, F, v>, grid, threads, 0, gate, up, n, width, stride,
-			    out);
+		cuda_launch_next(d, "gated", gated_kernel<T, F, v>, grid, threads, 0, gate, up, n, width,
+				 stride, out);
 	} else {
 		cut(n, width, &grid, &threads);
-		cuda_launch_next(d, "gated", gated_kernel<T, F, 1>, grid, threads, 0, gate, up, n, width, stride,
-			    out);
+		cuda_launch_next(d, "gated", gated_kernel<T, F, 1>, grid, threads, 0, gate, up, n, width,
+				 stride, out);
 	}
 }
 

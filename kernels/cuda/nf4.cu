@@ -24,8 +24,9 @@ __device__ __forceinline__ uint32_t nf4_index(float x)
 }
 
 template <typename S>
-__global__ void __launch_bounds__(THREADS) quantize_kernel(const S *x, size_t n, bool through_fp16, bool vector,
-							    uint8_t *packed, bool words, float *absmax, int32_t *bad)
+__global__ void __launch_bounds__(THREADS)
+	quantize_kernel(const S *x, size_t n, bool through_fp16, bool vector, uint8_t *packed, bool words,
+			float *absmax, int32_t *bad)
 {
 	grid_wait();
 	size_t groups = (n + 7) / 8, stride = (size_t)gridDim.x * THREADS;
@@ -65,22 +66,24 @@ __global__ void __launch_bounds__(THREADS) quantize_kernel(const S *x, size_t n,
 
 static unsigned blocks_for(struct device *d, size_t n)
 {
-	size_t blocks = (n + 8 * THREADS - 1) / (8 * THREADS), most = (size_t)cuda_device(d)->multiprocessors * 32;
+	size_t blocks = (n + 8 * THREADS - 1) / (8 * THREADS),
+	       most = (size_t)cuda_device(d)->multiprocessors * 32;
 
 	return (unsigned)(blocks < most ? blocks : most);
 }
 
 template <typename S>
-static void quantize_launch(struct device *d, const void *x, size_t n, bool through_fp16, uint8_t *packed, float *absmax,
-			    int32_t *bad)
+static void quantize_launch(struct device *d, const void *x, size_t n, bool through_fp16, uint8_t *packed,
+			    float *absmax, int32_t *bad)
 {
-	cuda_launch(d, "quantize", quantize_kernel<S>, dim3(blocks_for(d, n)), dim3(THREADS), 0, static_cast<const S *>(x), n,
-		    through_fp16, aligned_to(x, 16), packed, aligned_to(packed, 4), absmax, bad);
+	cuda_launch(d, "quantize", quantize_kernel<S>, dim3(blocks_for(d, n)), dim3(THREADS), 0,
+		    static_cast<const S *>(x), n, through_fp16, aligned_to(x, 16), packed,
+		    aligned_to(packed, 4), absmax, bad);
 }
 
 template <typename T>
-static void op_quantize(struct device *d, const void *x, enum dtype dtype, size_t n, bool through_fp16, uint8_t *packed,
-			float *absmax, int32_t *bad)
+static void op_quantize(struct device *d, const void *x, enum dtype dtype, size_t n, bool through_fp16,
+			uint8_t *packed, float *absmax, int32_t *bad)
 {
 	if (dtype == DTYPE_F32)
 		quantize_launch<float>(d, x, n, through_fp16, packed, absmax, bad);
@@ -91,14 +94,15 @@ static void op_quantize(struct device *d, const void *x, enum dtype dtype, size_
 }
 
 EXPORT(quantize,
-       (struct device *d, const void *x, enum dtype dtype, size_t n, bool through_fp16, uint8_t *packed, float *absmax,
-	int32_t *bad),
+       (struct device * d, const void *x, enum dtype dtype, size_t n, bool through_fp16, uint8_t *packed,
+	float *absmax, int32_t *bad),
        (d, x, dtype, n, through_fp16, packed, absmax, bad))
 
 /* first: the block of the matrix in which packed begins. */
 template <typename T>
-__global__ void __launch_bounds__(THREADS) dequantize_kernel(const uint8_t *packed, bool words, struct nf4_scales scales,
-							     size_t first, bool round, size_t n, T *out, bool vector)
+__global__ void __launch_bounds__(THREADS)
+	dequantize_kernel(const uint8_t *packed, bool words, struct nf4_scales scales, size_t first,
+			  bool round, size_t n, T *out, bool vector)
 {
 	grid_wait();
 	__shared__ float table[NF4_TABLE];
@@ -131,8 +135,8 @@ static void dequantize_launch(struct device *d, const struct matrix *m, int firs
 	const uint8_t *packed = static_cast<const uint8_t *>(m->data) + start / 2;
 
 	cuda_launch(d, "dequantize", dequantize_kernel<T>, dim3(blocks_for(d, n)), dim3(THREADS), 0, packed,
-		    aligned_to(packed, 4), nf4_scales_of(d, m), start / NF4_BLOCK, m->round_fp16, n, static_cast<T *>(out),
-		    aligned_to(out, 16));
+		    aligned_to(packed, 4), nf4_scales_of(d, m), start / NF4_BLOCK, m->round_fp16, n,
+		    static_cast<T *>(out), aligned_to(out, 16));
 }
 
 void nf4_convert(struct device *d, enum dtype act, const struct matrix *m, int first, int count, void *out)
@@ -145,7 +149,8 @@ void nf4_convert(struct device *d, enum dtype act, const struct matrix *m, int f
 		dequantize_launch<__half>(d, m, first, count, out);
 }
 
-static __global__ void __launch_bounds__(THREADS) absmax_kernel(struct nf4_scales scales, size_t blocks, float *absmax)
+static __global__ void __launch_bounds__(THREADS)
+	absmax_kernel(struct nf4_scales scales, size_t blocks, float *absmax)
 {
 	grid_wait();
 	size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
@@ -158,6 +163,6 @@ void absmax_expand(struct device *d, const struct matrix *m, float *absmax)
 {
 	size_t blocks = (size_t)m->rows * (size_t)m->cols / NF4_BLOCK;
 
-	cuda_launch(d, "absmax", absmax_kernel, dim3((unsigned)((blocks + THREADS - 1) / THREADS)), dim3(THREADS), 0,
-		    nf4_scales_of(d, m), blocks, absmax);
+	cuda_launch(d, "absmax", absmax_kernel, dim3((unsigned)((blocks + THREADS - 1) / THREADS)),
+		    dim3(THREADS), 0, nf4_scales_of(d, m), blocks, absmax);
 }

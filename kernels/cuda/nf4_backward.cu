@@ -16,13 +16,16 @@ template <int TOKENS, int COL_WARPS, int K_WARPS, int LANE_COLS, int SUBS> struc
 
 /* Addresses as in nf4_forward.cu. */
 template <typename T, typename S, int TOKENS>
-__device__ __forceinline__ void backward_load(const struct nf4_args &a, int token0, int col0, int row0, char *stage)
+__device__ __forceinline__ void backward_load(const struct nf4_args &a, int token0, int col0, int row0,
+					      char *stage)
 {
 	const int halves = S::blocks * 2; /* of blocks: 16 bytes */
 	int thread = nf4_thread<TOKENS>(), chunk = thread % S::chunks, half = thread % halves;
 	int first_token = token0 + thread / S::chunks, first_row = thread / halves;
-	const T *dy = static_cast<const T *>(a.in) + ((size_t)first_token * (size_t)a.ld_in + (size_t)(chunk * 8));
-	const uint8_t *packed = a.packed + ((size_t)first_row * (size_t)(a.cols / 2) + (size_t)(col0 / 2 + half * 16));
+	const T *dy = static_cast<const T *>(a.in) +
+		      ((size_t)first_token * (size_t)a.ld_in + (size_t)(chunk * 8));
+	const uint8_t *packed = a.packed +
+				((size_t)first_row * (size_t)(a.cols / 2) + (size_t)(col0 / 2 + half * 16));
 	bool dy_inside = row0 + chunk * 8 < a.rows, w_inside = col0 + half * 32 < a.cols;
 
 	dy += (unsigned)row0;
@@ -33,7 +36,8 @@ __device__ __forceinline__ void backward_load(const struct nf4_args &a, int toke
 		int token = thread / S::chunks + step;
 
 		if (TOKENS % (NF4_THREADS / S::chunks) == 0 || token < TOKENS)
-			cp_async_16(stage + nf4_dy_offset(token, chunk, S::chunks), dy + (size_t)step * (size_t)a.ld_in,
+			cp_async_16(stage + nf4_dy_offset(token, chunk, S::chunks),
+				    dy + (size_t)step * (size_t)a.ld_in,
 				    dy_inside && first_token + step < a.n);
 	}
 #pragma unroll
@@ -51,10 +55,12 @@ __device__ __forceinline__ void backward_load(const struct nf4_args &a, int toke
 
 /* 32 rows from `group` * 32 on, times all the tokens, of which `left` exist: 2 steps of 16. */
 template <typename T, typename S, bool ROUND, int TOKENS, int LANE_COLS, bool PAIRS>
-__device__ __forceinline__ void backward_multiply(const char *table, uint32_t column, const char *stage, int col_warp, int group, int lane,
-						  int left, float acc[LANE_COLS / 2][TOKENS / 8][4])
+__device__ __forceinline__ void backward_multiply(const char *table, uint32_t column, const char *stage,
+						  int col_warp, int group, int lane, int left,
+						  float acc[LANE_COLS / 2][TOKENS / 8][4])
 {
-	int g = lane / 4, c = lane % 4, row = group * 32 + 8 * c, at = col_warp * 8 * LANE_COLS, block = at / NF4_BLOCK;
+	int g = lane / 4, c = lane % 4, row = group * 32 + 8 * c, at = col_warp * 8 * LANE_COLS,
+	    block = at / NF4_BLOCK;
 	const float *absmax = reinterpret_cast<const float *>(stage + S::absmax_at) + block * S::rows + row;
 	uint32_t w[LANE_COLS / 2][2][4];
 
@@ -65,8 +71,8 @@ __device__ __forceinline__ void backward_multiply(const char *table, uint32_t co
 
 #pragma unroll
 		for (int r = 0; r < 4; r++) {
-			const char *p = stage + S::packed_at + nf4_wt_offset(row + 4 * s + r, block) + at % NF4_BLOCK / 2 +
-					g * LANE_COLS / 2;
+			const char *p = stage + S::packed_at + nf4_wt_offset(row + 4 * s + r, block) +
+					at % NF4_BLOCK / 2 + g * LANE_COLS / 2;
 
 			packed[r] = LANE_COLS == 8 ? *reinterpret_cast<const uint32_t *>(p)
 						   : *reinterpret_cast<const uint16_t *>(p);
@@ -93,7 +99,8 @@ __device__ __forceinline__ void backward_multiply(const char *table, uint32_t co
 			break;
 #pragma unroll
 		for (int j = j0; j < j0 + NF4_GROUP && j < TOKENS / 8; j++) {
-			uint4 dy = *reinterpret_cast<const uint4 *>(stage + nf4_dy_offset(8 * j + g, group * 4 + c, S::chunks));
+			uint4 dy = *reinterpret_cast<const uint4 *>(
+				stage + nf4_dy_offset(8 * j + g, group * 4 + c, S::chunks));
 			const uint32_t b[2][2] = {{dy.x, dy.y}, {dy.z, dy.w}};
 
 #pragma unroll
@@ -105,15 +112,18 @@ __device__ __forceinline__ void backward_multiply(const char *table, uint32_t co
 	}
 }
 
-template <typename T, bool ROUND, int TOKENS, int COL_WARPS, int K_WARPS, int LANE_COLS, int SUBS, int STAGES, bool PAIRS>
-__global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_backward_kernel(struct nf4_args a)
+template <typename T, bool ROUND, int TOKENS, int COL_WARPS, int K_WARPS, int LANE_COLS, int SUBS, int STAGES,
+	  bool PAIRS>
+__global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2)
+	nf4_backward_kernel(struct nf4_args a)
 {
 	grid_wait();
 	typedef backward_shape<TOKENS, COL_WARPS, K_WARPS, LANE_COLS, SUBS> S;
 	DYNAMIC_SHARED(char, shared);
 	char *table = shared, *stages = shared + nf4_codes_bytes(PAIRS) + NF4_MAP_BYTES;
 	float *map = reinterpret_cast<float *>(shared + nf4_codes_bytes(PAIRS));
-	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp / COL_WARPS, col_warp = warp % COL_WARPS;
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp / COL_WARPS,
+	    col_warp = warp % COL_WARPS;
 	int col0 = blockIdx.x * S::cols, token0 = blockIdx.y * TOKENS;
 	int first = blockIdx.z * a.steps, count = min(a.steps, ceil_div(a.rows, S::rows) - first);
 	uint32_t column = nf4_column<PAIRS>(lane);
@@ -121,7 +131,8 @@ __global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_ba
 
 	for (int i = 0; i < STAGES - 1; i++) {
 		if (i < count)
-			backward_load<T, S, TOKENS>(a, token0, col0, (first + i) * S::rows, stages + i * S::stage_bytes);
+			backward_load<T, S, TOKENS>(a, token0, col0, (first + i) * S::rows,
+						    stages + i * S::stage_bytes);
 		cp_async_commit();
 	}
 	nf4_codes_fill<PAIRS>(table);
@@ -139,15 +150,15 @@ __global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_ba
 						    stages + next % STAGES * S::stage_bytes);
 		cp_async_commit();
 		if (!a.scales.absmax) {
-			nf4_scales_make<S::rows, S::blocks, true>(a, col0 / NF4_BLOCK, map,
-								  reinterpret_cast<uint32_t *>(stage + S::raw_at),
-								  reinterpret_cast<float *>(stage + S::absmax_at));
+			nf4_scales_make<S::rows, S::blocks, true>(
+				a, col0 / NF4_BLOCK, map, reinterpret_cast<uint32_t *>(stage + S::raw_at),
+				reinterpret_cast<float *>(stage + S::absmax_at));
 			__syncthreads();
 		}
 #pragma unroll(TOKENS >= 64 ? 1 : SUBS)
 		for (int s = 0; s < SUBS; s++)
-			backward_multiply<T, S, ROUND, TOKENS, LANE_COLS, PAIRS>(table, column, stage, col_warp, k_warp * SUBS + s, lane,
-										 a.n - token0, acc);
+			backward_multiply<T, S, ROUND, TOKENS, LANE_COLS, PAIRS>(
+				table, column, stage, col_warp, k_warp * SUBS + s, lane, a.n - token0, acc);
 	}
 	const int pass = nf4_pass(TOKENS);
 	float *sums = reinterpret_cast<float *>(stages), *own = sums + k_warp * pass * (S::cols + 4);
@@ -163,38 +174,44 @@ __global__ void __launch_bounds__(NF4_THREADS, TOKENS > NF4_LEAN ? 1 : 2) nf4_ba
 #pragma unroll
 				for (int i = 0; i < LANE_COLS / 2; i++) {
 					const float *sum = acc[i][first_token / 8 + j];
-					int token = 8 * j + 2 * c + t, col = col_warp * 8 * LANE_COLS + g * LANE_COLS + 2 * i;
+					int token = 8 * j + 2 * c + t,
+					    col = col_warp * 8 * LANE_COLS + g * LANE_COLS + 2 * i;
 
-					*reinterpret_cast<float2 *>(own + token * (S::cols + 4) + col) =
-						make_float2(sum[t], sum[2 + t]);
+					*reinterpret_cast<float2 *>(own + token * (S::cols + 4) +
+								    col) = make_float2(sum[t], sum[2 + t]);
 				}
 		__syncthreads();
 		nf4_tile_store<T, K_WARPS, pass, S::cols>(a, sums, token0 + first_token, col0);
 	}
 }
 
-template <typename T, bool ROUND> static void backward_launch(struct device *d, const struct nf4_plan *p, struct nf4_args a)
+template <typename T, bool ROUND>
+static void backward_launch(struct device *d, const struct nf4_plan *p, struct nf4_args a)
 {
 	dim3 grid((unsigned)p->width_blocks, (unsigned)p->token_blocks, (unsigned)p->splits);
 	int tile = 0;
 
-#define BACKWARD(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs)                                           \
-	if (p->tile == tile++) {                                                                                       \
-		typedef backward_shape<tokens, col_warps, k_warps, lane_cols, subs> S;                                 \
-		static_assert(S::cols == NF4_BACKWARD_COLS, "the layout of W is made for these");                      \
-		static_assert(32 * (col_warps) * (k_warps) == NF4_THREADS, "all warps have a part");                   \
-		static_assert((k_warps)*nf4_pass(tokens) * (S::cols + 4) * 4 <= (stages)*S::stage_bytes, "sums fit");        \
-		cuda_launch(d, "gradient of an NF4 product",                                                           \
-			    nf4_backward_kernel<T, ROUND, tokens, col_warps, k_warps, lane_cols, subs, stages, pairs>, \
-			    grid, dim3(NF4_THREADS), nf4_backward_tile(p->tile).shared, a);                            \
+#define BACKWARD(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs)                                 \
+	if (p->tile == tile++) {                                                                             \
+		typedef backward_shape<tokens, col_warps, k_warps, lane_cols, subs> S;                       \
+		static_assert(S::cols == NF4_BACKWARD_COLS, "the layout of W is made for these");            \
+		static_assert(32 * (col_warps) * (k_warps) == NF4_THREADS, "all warps have a part");         \
+		static_assert((k_warps)*nf4_pass(tokens) * (S::cols + 4) * 4 <= (stages)*S::stage_bytes,     \
+			      "sums fit");                                                                   \
+		cuda_launch(d, "gradient of an NF4 product",                                                 \
+			    nf4_backward_kernel<T, ROUND, tokens, col_warps, k_warps, lane_cols, subs,       \
+						stages, pairs>,                                              \
+			    grid, dim3(NF4_THREADS), nf4_backward_tile(p->tile).shared, a);                  \
 	}
 	NF4_BACKWARD_TILES(BACKWARD)
 }
 
-bool nf4_backward(struct device *d, const struct product_out *out, const void *dy, int lddy, const struct matrix *w)
+bool nf4_backward(struct device *d, const struct product_out *out, const void *dy, int lddy,
+		  const struct matrix *w)
 {
 	struct cuda_device *c = cuda_device(d);
-	struct nf4_plan plan = nf4_backward_plan(c->major, c->minor, c->multiprocessors, out->n, w->rows, w->cols);
+	struct nf4_plan plan = nf4_backward_plan(c->major, c->minor, c->multiprocessors, out->n, w->rows,
+						 w->cols);
 	struct nf4_args a;
 	bool failed = false;
 

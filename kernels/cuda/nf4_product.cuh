@@ -63,7 +63,8 @@ template <bool PAIRS> __device__ __forceinline__ void nf4_codes_fill(char *table
 		nf4_table_fill(reinterpret_cast<float *>(table));
 	else
 		for (unsigned i = threadIdx.x; i < 256 * 16; i += NF4_THREADS)
-			reinterpret_cast<float2 *>(table)[i] = make_float2(nf4_codes[i >> 8 & 15], nf4_codes[i >> 4 & 15]);
+			reinterpret_cast<float2 *>(table)[i] = make_float2(nf4_codes[i >> 8 & 15],
+									   nf4_codes[i >> 4 & 15]);
 }
 
 /* Byte offset of a lane's column. Told by the neighbour, so that the compiler does not know which bits it has: it would
@@ -77,14 +78,16 @@ template <bool PAIRS> __device__ __forceinline__ uint32_t nf4_column(int lane)
 
 /* The codes of byte `byte` of word, the high nibble's first. Rows of the table are 128 bytes, so an offset is bits of the
  * word, shifted and masked, and the lane's column. */
-template <bool PAIRS> __device__ __forceinline__ float2 nf4_pair(const char *table, uint32_t column, uint32_t word, int byte)
+template <bool PAIRS>
+__device__ __forceinline__ float2 nf4_pair(const char *table, uint32_t column, uint32_t word, int byte)
 {
 	if (PAIRS) {
 		uint32_t at = byte == 0 ? word << 7 : word >> (8 * byte - 7);
 
 		return *reinterpret_cast<const float2 *>(table + ((at & 0x7f80) | column));
 	}
-	uint32_t high = byte == 0 ? word << 3 : word >> (8 * byte - 3), low = byte == 0 ? word << 7 : word >> (8 * byte - 7);
+	uint32_t high = byte == 0 ? word << 3 : word >> (8 * byte - 3),
+		 low = byte == 0 ? word << 7 : word >> (8 * byte - 7);
 
 	return make_float2(*reinterpret_cast<const float *>(table + ((high & 0x780) | column)),
 			   *reinterpret_cast<const float *>(table + ((low & 0x780) | column)));
@@ -108,8 +111,8 @@ template <int TOKENS> __device__ __forceinline__ int nf4_thread()
 /* Asks for the scales of `rows` rows from row0 on and BLOCKS NF4 blocks from block0 on: absmax[i] goes to `to`, or what it
  * is made of to `raw`. BY_BLOCK: rows lie beside each other, else blocks. */
 template <int ROWS, int BLOCKS, bool BY_BLOCK>
-__device__ __forceinline__ void nf4_scales_load(const struct nf4_args &a, int thread, int row0, int block0, float *to,
-						uint32_t *raw)
+__device__ __forceinline__ void nf4_scales_load(const struct nf4_args &a, int thread, int row0, int block0,
+						float *to, uint32_t *raw)
 {
 	int blocks = a.cols / NF4_BLOCK;
 	size_t first = (size_t)row0 * (size_t)blocks + (size_t)block0;
@@ -126,7 +129,8 @@ __device__ __forceinline__ void nf4_scales_load(const struct nf4_args &a, int th
 
 			if (ROWS % (NF4_THREADS / BLOCKS) == 0 || row < ROWS)
 				cp_async_4(to + (BY_BLOCK ? block * ROWS + row : row * BLOCKS + block),
-					   absmax + (size_t)step * (size_t)blocks, inside && row0 + row < a.rows);
+					   absmax + (size_t)step * (size_t)blocks,
+					   inside && row0 + row < a.rows);
 		}
 		return;
 	}
@@ -146,8 +150,8 @@ __device__ __forceinline__ void nf4_scales_load(const struct nf4_args &a, int th
 
 /* Makes absmax of what nf4_scales_load brought. */
 template <int ROWS, int BLOCKS, bool BY_BLOCK>
-__device__ __forceinline__ void nf4_scales_make(const struct nf4_args &a, int block0, const float *map, const uint32_t *raw,
-						float *to)
+__device__ __forceinline__ void nf4_scales_make(const struct nf4_args &a, int block0, const float *map,
+						const uint32_t *raw, float *to)
 {
 	const int groups = (BLOCKS + 3) / 4;
 
@@ -159,15 +163,16 @@ __device__ __forceinline__ void nf4_scales_make(const struct nf4_args &a, int bl
 			const uint32_t *word = raw + 2 * (row * groups + block / 4);
 			uint32_t code = word[0] >> (8 * (block % 4)) & 255;
 
-			to[BY_BLOCK ? i % BLOCKS * ROWS + row : i] =
-				nf4_scale(map[code], __uint_as_float(word[1]), a.scales.offset);
+			to[BY_BLOCK ? i % BLOCKS * ROWS + row : i] = nf4_scale(
+				map[code], __uint_as_float(word[1]), a.scales.offset);
 		}
 	}
 }
 
 /* Stores a tile whose parts lie in sums (PARTS, TOKENS, WIDTH + 4): they are added in order. */
 template <typename T, int PARTS, int TOKENS, int WIDTH>
-__device__ __forceinline__ void nf4_tile_store(const struct nf4_args &a, const float *sums, int token0, int first)
+__device__ __forceinline__ void nf4_tile_store(const struct nf4_args &a, const float *sums, int token0,
+					       int first)
 {
 	for (int i = threadIdx.x; i < TOKENS * (WIDTH / 4); i += NF4_THREADS) {
 		int token = i / (WIDTH / 4), at = i % (WIDTH / 4) * 4, left = a.out.width - (first + at);
@@ -185,7 +190,8 @@ __device__ __forceinline__ void nf4_tile_store(const struct nf4_args &a, const f
 		size_t row = (size_t)(token0 + token), column = (size_t)(first + at);
 
 		if (a.parts)
-			store4<float>(a.parts, STORE_F32, (blockIdx.z * (size_t)a.n + row) * (size_t)a.out.width + column, left,
+			store4<float>(a.parts, STORE_F32,
+				      (blockIdx.z * (size_t)a.n + row) * (size_t)a.out.width + column, left,
 				      a.vector, sum);
 		else
 			store4<T>(a.out.y, a.out.how, row * (size_t)a.out.ld + column, left, a.vector, sum);
@@ -195,7 +201,8 @@ __device__ __forceinline__ void nf4_tile_store(const struct nf4_args &a, const f
 /* Fills in what both directions take, and takes scratch: what absmax was expanded to (when nested codes cannot be read by
  * 4), and the splits' sums. false: the kernels cannot read this matrix, or there is no memory (then *failed). */
 static inline bool nf4_args_make(struct device *d, const struct product_out *out, const void *in, int ld_in,
-				 const struct matrix *w, const struct nf4_plan *plan, struct nf4_args *a, bool *failed)
+				 const struct matrix *w, const struct nf4_plan *plan, struct nf4_args *a,
+				 bool *failed)
 {
 	bool expand = !w->absmax && (w->cols % (4 * NF4_BLOCK) || !aligned_to(w->absmax_codes, 4));
 	size_t absmax = expand ? nf4_absmax_scratch(w->rows, w->cols) : 0;

@@ -117,14 +117,14 @@ static void op_rmsnorm(struct device *d, const float *x, const float *weight, in
 	bool vector = held(dim) && aligned16(x) && aligned16(weight) && aligned16(out) && aligned16(copy);
 
 	if (vector && cuda_device(d)->behind_next)
-		cuda_launch_ahead(d, "rmsnorm", rmsnorm_held<T, true>, n, held_threads(dim), 0, x, weight, dim, eps, offset, (T *)out,
-				  rstd, copy);
+		cuda_launch_ahead(d, "rmsnorm", rmsnorm_held<T, true>, n, held_threads(dim), 0, x, weight,
+				  dim, eps, offset, (T *)out, rstd, copy);
 	else if (vector)
-		cuda_launch_next(d, "rmsnorm", rmsnorm_held<T, false>, n, held_threads(dim), 0, x, weight, dim, eps, offset, (T *)out,
-				 rstd, copy);
+		cuda_launch_next(d, "rmsnorm", rmsnorm_held<T, false>, n, held_threads(dim), 0, x, weight,
+				 dim, eps, offset, (T *)out, rstd, copy);
 	else
-		cuda_launch_next(d, "rmsnorm", rmsnorm_any<T>, n, row_threads(dim, 256), 0, x, weight, dim, eps,
-			    offset, (T *)out, rstd, copy);
+		cuda_launch_next(d, "rmsnorm", rmsnorm_any<T>, n, row_threads(dim, 256), 0, x, weight, dim,
+				 eps, offset, (T *)out, rstd, copy);
 }
 
 /* Rows blockIdx.x, + gridDim.x …; part (gridDim.x, dim) gets this block's part of dweight (WEIGHT). */

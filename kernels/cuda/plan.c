@@ -52,7 +52,8 @@ size_t cuda_scratch_for(const struct device *base, const struct pass_shape *s)
 	/* Products of a layer: q, k and v, and gate and up, together and apart. Adapters always run together. */
 	const struct {
 		int rows, cols, adapters;
-	} shapes[] = {{q + 2 * kv, h, 0}, {q, h, 3}, {kv, h, 0}, {h, q, 1}, {2 * f, h, 0}, {f, h, 2}, {h, f, 1}};
+	} shapes[] = {{q + 2 * kv, h, 0}, {q, h, 3}, {kv, h, 0}, {h, q, 1},
+		      {2 * f, h, 0},      {f, h, 2}, {h, f, 1}};
 	size_t all = attention_most(d, s);
 
 	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -63,7 +64,8 @@ size_t cuda_scratch_for(const struct device *base, const struct pass_shape *s)
 			most(&all, lora_scratch_bound(d, s->tokens, rows, cols, s->rank, adapters));
 	}
 	/* A vocabulary is never in NF4: in fp32 beside weights in that, or else in activations. */
-	most(&all, product_scratch_bound(d, s->logits, s->vocab, h, s->weights == DTYPE_F32 ? DTYPE_F32 : base->act));
+	most(&all, product_scratch_bound(d, s->logits, s->vocab, h,
+					 s->weights == DTYPE_F32 ? DTYPE_F32 : base->act));
 	if (s->train) {
 		most(&all, cross_entropy_scratch_bound(d, s->logits, s->vocab));
 		most(&all, sum_squares_scratch_bound());

@@ -64,8 +64,8 @@ static void product_run(struct device *d, const struct product *p)
 }
 
 /* y[:, r …] = x w^T for `rows` rows, in act, that lie at w. */
-static void rows_product(struct device *d, const struct product_out *out, const void *x, const void *w, int r, int rows,
-			 int cols)
+static void rows_product(struct device *d, const struct product_out *out, const void *x, const void *w, int r,
+			 int rows, int cols)
 {
 	enum dtype type = stored(out->act, out->how);
 
@@ -85,8 +85,8 @@ static void rows_product(struct device *d, const struct product_out *out, const 
 }
 
 /* dx = dy[:, r …] w for the same. */
-static void rows_product_grad(struct device *d, const struct product_out *out, const void *dy, int lddy, const void *w,
-			      int r, int rows)
+static void rows_product_grad(struct device *d, const struct product_out *out, const void *dy, int lddy,
+			      const void *w, int r, int rows)
 {
 	product_run(d, &(struct product){.m = out->width,
 					 .n = out->n,
@@ -110,8 +110,8 @@ static bool fused(struct device *d, enum dtype act, const struct matrix *w, int 
 	       nf4_product_kind(c->major, n, w->rows, w->cols) == NF4_FUSED;
 }
 
-static void matmul(struct device *d, enum dtype act, const void *x, const struct matrix *w, int n, enum store how, void *y,
-		   int ldy)
+static void matmul(struct device *d, enum dtype act, const void *x, const struct matrix *w, int n,
+		   enum store how, void *y, int ldy)
 {
 	struct product_out out = {act, how, y, ldy, n, w->rows};
 
@@ -140,8 +140,8 @@ static void matmul(struct device *d, enum dtype act, const void *x, const struct
 	}
 }
 
-static void matmul_grad_x(struct device *d, enum dtype act, const void *dy, int lddy, const struct matrix *w, int n,
-			  enum store how, void *dx)
+static void matmul_grad_x(struct device *d, enum dtype act, const void *dy, int lddy, const struct matrix *w,
+			  int n, enum store how, void *dx)
 {
 	struct product_out out = {act, how, dx, w->cols, n, w->cols};
 
@@ -158,7 +158,9 @@ static void matmul_grad_x(struct device *d, enum dtype act, const void *dy, int 
 	bool pieces = most < w->rows;
 	char *values = cuda_scratch(d, size + (pieces ? (size_t)n * (size_t)w->cols * sizeof(float) : 0));
 	/* Pieces are added up in fp32, and rounded once. */
-	struct product_out sum = pieces ? (struct product_out){act, STORE_F32, values + size, w->cols, n, w->cols} : out;
+	struct product_out sum = pieces ? (struct product_out){act,     STORE_F32, values + size,
+							       w->cols, n,         w->cols}
+					: out;
 
 	if (!values)
 		return;
@@ -173,8 +175,8 @@ static void matmul_grad_x(struct device *d, enum dtype act, const void *dy, int 
 		splits_sum(d, &out, sum.y, 1);
 }
 
-static void matmul_grad_w(struct device *d, enum dtype act, const void *dy, int lddy, const void *x, int n, int rows,
-			  int cols, float *dw)
+static void matmul_grad_w(struct device *d, enum dtype act, const void *dy, int lddy, const void *x, int n,
+			  int rows, int cols, float *dw)
 {
 	if (n == 0 || rows == 0 || cols == 0)
 		return;
@@ -193,21 +195,21 @@ static void matmul_grad_w(struct device *d, enum dtype act, const void *dy, int 
 					 .ldc = cols});
 }
 
-#define PRODUCTS(name, act)                                                                                            \
-	void cuda_##name##_matmul(struct device *d, const void *x, const struct matrix *w, int n, enum store how,      \
-				  void *y, int ldy)                                                                    \
-	{                                                                                                              \
-		matmul(d, act, x, w, n, how, y, ldy);                                                                  \
-	}                                                                                                              \
-	void cuda_##name##_matmul_grad_x(struct device *d, const void *dy, int lddy, const struct matrix *w, int n,    \
-					 enum store how, void *dx)                                                     \
-	{                                                                                                              \
-		matmul_grad_x(d, act, dy, lddy, w, n, how, dx);                                                        \
-	}                                                                                                              \
-	void cuda_##name##_matmul_grad_w(struct device *d, const void *dy, int lddy, const void *x, int n, int rows,   \
-					 int cols, float *dw)                                                          \
-	{                                                                                                              \
-		matmul_grad_w(d, act, dy, lddy, x, n, rows, cols, dw);                                                 \
+#define PRODUCTS(name, act)                                                                                  \
+	void cuda_##name##_matmul(struct device *d, const void *x, const struct matrix *w, int n,            \
+				  enum store how, void *y, int ldy)                                          \
+	{                                                                                                    \
+		matmul(d, act, x, w, n, how, y, ldy);                                                        \
+	}                                                                                                    \
+	void cuda_##name##_matmul_grad_x(struct device *d, const void *dy, int lddy, const struct matrix *w, \
+					 int n, enum store how, void *dx)                                    \
+	{                                                                                                    \
+		matmul_grad_x(d, act, dy, lddy, w, n, how, dx);                                              \
+	}                                                                                                    \
+	void cuda_##name##_matmul_grad_w(struct device *d, const void *dy, int lddy, const void *x, int n,   \
+					 int rows, int cols, float *dw)                                      \
+	{                                                                                                    \
+		matmul_grad_w(d, act, dy, lddy, x, n, rows, cols, dw);                                       \
 	}
 
 PRODUCTS(f32, DTYPE_F32)

@@ -30,7 +30,8 @@ struct product {
 void simt_product(struct device *d, const struct product *p);
 
 /* out = rows first … first + count - 1 of m, rounded to act (convert.cu; NF4: nf4.cu, first * cols a multiple of 64). */
-void matrix_convert(struct device *d, enum dtype act, const struct matrix *m, int first, int count, void *out);
+void matrix_convert(struct device *d, enum dtype act, const struct matrix *m, int first, int count,
+		    void *out);
 void nf4_convert(struct device *d, enum dtype act, const struct matrix *m, int first, int count, void *out);
 /* absmax (rows * cols / 64) of a double-quantised matrix (nf4.cu). */
 void absmax_expand(struct device *d, const struct matrix *m, float *absmax);
@@ -48,7 +49,8 @@ struct product_out {
 void few_product(struct device *d, const struct product_out *out, const void *x, const struct matrix *w);
 /* The fused NF4 products for 16-bit activations. false: not for these pointers and sizes. */
 bool nf4_forward(struct device *d, const struct product_out *out, const void *x, const struct matrix *w);
-bool nf4_backward(struct device *d, const struct product_out *out, const void *dy, int lddy, const struct matrix *w);
+bool nf4_backward(struct device *d, const struct product_out *out, const void *dy, int lddy,
+		  const struct matrix *w);
 /* Stores, or adds, the sum of parts (splits, n, width), in order (simt.cu). */
 void splits_sum(struct device *d, const struct product_out *out, const float *parts, int splits);
 

@@ -16,7 +16,8 @@
 
 /* A thread has one frequency and every gridDim.y-th position: the power is in fp64, of which most devices do few. Angles are
  * reduced in fp64 too, as on the CPU. */
-__global__ void __launch_bounds__(THREADS) rope_table_kernel(float theta, int head_dim, int positions, float *cos_out, float *sin_out)
+__global__ void __launch_bounds__(THREADS)
+	rope_table_kernel(float theta, int head_dim, int positions, float *cos_out, float *sin_out)
 {
 	grid_wait();
 	int half = head_dim / 2, i = blockIdx.x * THREADS + threadIdx.x;
@@ -35,14 +36,17 @@ __global__ void __launch_bounds__(THREADS) rope_table_kernel(float theta, int he
 	}
 }
 
-template <typename T> static void op_rope_table(struct device *d, float theta, int head_dim, int positions, float *cos_out, float *sin_out)
+template <typename T>
+static void op_rope_table(struct device *d, float theta, int head_dim, int positions, float *cos_out,
+			  float *sin_out)
 {
 	dim3 grid(ceil_div(head_dim / 2, THREADS), positions < 1024 ? positions : 1024);
 
-	cuda_launch(d, "rope_table", rope_table_kernel, grid, dim3(THREADS), 0, theta, head_dim, positions, cos_out, sin_out);
+	cuda_launch(d, "rope_table", rope_table_kernel, grid, dim3(THREADS), 0, theta, head_dim, positions,
+		    cos_out, sin_out);
 }
 
-EXPORT(rope_table, (struct device *d, float theta, int head_dim, int positions, float *cos, float *sin),
+EXPORT(rope_table, (struct device * d, float theta, int head_dim, int positions, float *cos, float *sin),
        (d, theta, head_dim, positions, cos, sin))
 
 /* ---- rotation ---- */
@@ -65,8 +69,9 @@ template <int N, typename T> __device__ __forceinline__ void store_n(T *to, cons
 
 /* N values from each half of a head to a thread. APPEND: heads are those of q, k and v. */
 template <typename T, int N, bool APPEND>
-__global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const float *sin, const int32_t *position, int n, int heads,
-							int half, int stride, float sign, T *x, struct append<T> append)
+__global__ void __launch_bounds__(THREADS)
+	rope_kernel(const float *cos, const float *sin, const int32_t *position, int n, int heads, int half,
+		    int stride, float sign, T *x, struct append<T> append)
 {
 	if (APPEND && append.ahead)
 		grid_ahead();
@@ -75,7 +80,8 @@ __global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const f
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_head = half / N, per_token = heads * per_head;
 	bool inside = index < (ptrdiff_t)n * per_token;
-	int t = inside ? (int)(index / per_token) : 0, rest = (int)(index % per_token), head = rest / per_head, i = rest % per_head * N;
+	int t = inside ? (int)(index / per_token) : 0, rest = (int)(index % per_token),
+	    head = rest / per_head, i = rest % per_head * N;
 	float c[N], s[N];
 	int row = -1;
 	T *low = x + (ptrdiff_t)t * stride + (ptrdiff_t)head * 2 * half + i, *high = low + half, *to = NULL;
@@ -103,7 +109,8 @@ __global__ void __launch_bounds__(THREADS) rope_kernel(const float *cos, const f
 
 		row = kv_head >= 0 ? append.row[t] : -1;
 		kv_head -= is_value ? append.kv_heads : 0;
-		to = (is_value ? append.values : append.keys) + ((ptrdiff_t)row * append.kv_heads + kv_head) * 2 * half + i;
+		to = (is_value ? append.values : append.keys) +
+		     ((ptrdiff_t)row * append.kv_heads + kv_head) * 2 * half + i;
 		grid_wait();
 	}
 	grid_next_small();
@@ -147,56 +154,60 @@ static dim3 rope_grid(int n, int heads, int per_head)
 }
 
 template <typename T, int N>
-static void rope_launch(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int half,
-			int stride, float sign, T *x)
+static void rope_launch(struct device *d, const float *cos, const float *sin, const int32_t *position, int n,
+			int heads, int half, int stride, float sign, T *x)
 {
-	cuda_launch_next(d, "rope", rope_kernel<T, N, false>, rope_grid(n, heads, half / N), dim3(THREADS), 0, cos, sin, position, n,
-			 heads, half, stride, sign, x, append<T>{});
+	cuda_launch_next(d, "rope", rope_kernel<T, N, false>, rope_grid(n, heads, half / N), dim3(THREADS), 0,
+			 cos, sin, position, n, heads, half, stride, sign, x, append<T>{});
 }
 
 template <typename T>
-static void op_rope(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int head_dim,
-		    int stride, bool inverse, void *x)
+static void op_rope(struct device *d, const float *cos, const float *sin, const int32_t *position, int n,
+		    int heads, int head_dim, int stride, bool inverse, void *x)
 {
 	int half = head_dim / 2;
 	float sign = inverse ? -1.0f : 1.0f;
 
-	if (half % pack<T>::size == 0 && stride % pack<T>::size == 0 && aligned(x) && aligned(cos) && aligned(sin))
+	if (half % pack<T>::size == 0 && stride % pack<T>::size == 0 && aligned(x) && aligned(cos) &&
+	    aligned(sin))
 		rope_launch<T, pack<T>::size>(d, cos, sin, position, n, heads, half, stride, sign, (T *)x);
 	else
 		rope_launch<T, 1>(d, cos, sin, position, n, heads, half, stride, sign, (T *)x);
 }
 
 EXPORT(rope,
-       (struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int head_dim, int stride,
-	bool inverse, void *x),
+       (struct device * d, const float *cos, const float *sin, const int32_t *position, int n, int heads,
+	int head_dim, int stride, bool inverse, void *x),
        (d, cos, sin, position, n, heads, head_dim, stride, inverse, x))
 
 template <typename T, int N>
-static void append_launch(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int half, int stride, T *x,
-			  struct append<T> append)
+static void append_launch(struct device *d, const float *cos, const float *sin, const int32_t *position,
+			  int n, int half, int stride, T *x, struct append<T> append)
 {
 	int heads = append.heads + 2 * append.kv_heads;
 
-	cuda_launch_next(d, "rope_append", rope_kernel<T, N, true>, rope_grid(n, heads, half / N), dim3(THREADS), 0, cos, sin, position, n,
-			  heads, half, stride, 1.0f, x, append);
+	cuda_launch_next(d, "rope_append", rope_kernel<T, N, true>, rope_grid(n, heads, half / N),
+			 dim3(THREADS), 0, cos, sin, position, n, heads, half, stride, 1.0f, x, append);
 }
 
 template <typename T>
-static void op_rope_append(struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int kv_heads,
-			   int head_dim, int stride, void *x, const int32_t *row, void *keys, void *values)
+static void op_rope_append(struct device *d, const float *cos, const float *sin, const int32_t *position,
+			   int n, int heads, int kv_heads, int head_dim, int stride, void *x,
+			   const int32_t *row, void *keys, void *values)
 {
-	struct append<T> append = {heads, kv_heads, row, (T *)keys, (T *)values, cuda_device(d)->behind_next};
+	struct append<T> append = {
+		heads, kv_heads, row, (T *)keys, (T *)values, cuda_device(d)->behind_next
+	};
 	int half = head_dim / 2;
 
-	if (half % pack<T>::size == 0 && stride % pack<T>::size == 0 && aligned(x) && aligned(cos) && aligned(sin) && aligned(keys) &&
-	    aligned(values))
+	if (half % pack<T>::size == 0 && stride % pack<T>::size == 0 && aligned(x) && aligned(cos) &&
+	    aligned(sin) && aligned(keys) && aligned(values))
 		append_launch<T, pack<T>::size>(d, cos, sin, position, n, half, stride, (T *)x, append);
 	else
 		append_launch<T, 1>(d, cos, sin, position, n, half, stride, (T *)x, append);
 }
 
 EXPORT(rope_append,
-       (struct device *d, const float *cos, const float *sin, const int32_t *position, int n, int heads, int kv_heads, int head_dim,
-	int stride, void *x, const int32_t *row, void *keys, void *values),
+       (struct device * d, const float *cos, const float *sin, const int32_t *position, int n, int heads,
+	int kv_heads, int head_dim, int stride, void *x, const int32_t *row, void *keys, void *values),
        (d, cos, sin, position, n, heads, kv_heads, head_dim, stride, x, row, keys, values))

@@ -12,8 +12,8 @@
 /* tile[k][i] = element (first + i, k0 + k), zeros outside (width, depth). Neighbouring threads read neighbours in memory:
  * along k, or along i. */
 template <typename T>
-__device__ __forceinline__ void tile_load(const T *p, int ld, bool along_k, int first, int width, int k0, int depth,
-					  float (*tile)[LD])
+__device__ __forceinline__ void tile_load(const T *p, int ld, bool along_k, int first, int width, int k0,
+					  int depth, float (*tile)[LD])
 {
 #pragma unroll
 	for (int r = 0; r < TILE * DEPTH / THREADS; r++) {
@@ -22,11 +22,13 @@ __device__ __forceinline__ void tile_load(const T *p, int ld, bool along_k, int 
 		size_t row = (size_t)(first + i), at = (size_t)(k0 + k);
 		bool inside = first + i < width && k0 + k < depth;
 
-		tile[k][i] = inside ? to_float(p[along_k ? row * (size_t)ld + at : at * (size_t)ld + row]) : 0.0f;
+		tile[k][i] = inside ? to_float(p[along_k ? row * (size_t)ld + at : at * (size_t)ld + row])
+				    : 0.0f;
 	}
 }
 
-template <typename T> __global__ void __launch_bounds__(THREADS) simt_kernel(struct product p, enum store how, bool vector)
+template <typename T>
+__global__ void __launch_bounds__(THREADS) simt_kernel(struct product p, enum store how, bool vector)
 {
 	grid_wait();
 	__shared__ __align__(16) float a[DEPTH][LD], b[DEPTH][LD];
@@ -52,8 +54,8 @@ template <typename T> __global__ void __launch_bounds__(THREADS) simt_kernel(str
 	}
 	for (int y = 0; y < 4; y++)
 		if (n0 + j + y < p.n && m0 + i < p.m)
-			store4<T>(p.c, how, (size_t)(n0 + j + y) * (size_t)p.ldc + (size_t)(m0 + i), p.m - (m0 + i), vector,
-				  sum[y]);
+			store4<T>(p.c, how, (size_t)(n0 + j + y) * (size_t)p.ldc + (size_t)(m0 + i),
+				  p.m - (m0 + i), vector, sum[y]);
 }
 
 template <typename T> static void simt_launch(struct device *d, const struct product *p)
@@ -61,8 +63,9 @@ template <typename T> static void simt_launch(struct device *d, const struct pro
 	bool act = p->out == p->type;
 	enum store how = act ? (p->add ? ADD_ACT : STORE_ACT) : p->add ? ADD_F32 : STORE_F32;
 
-	cuda_launch(d, "product", simt_kernel<T>, dim3((unsigned)ceil_div(p->m, TILE), (unsigned)ceil_div(p->n, TILE)),
-		    dim3(THREADS), 0, *p, how, stores_vector(p->c, p->ldc, p->m));
+	cuda_launch(d, "product", simt_kernel<T>,
+		    dim3((unsigned)ceil_div(p->m, TILE), (unsigned)ceil_div(p->n, TILE)), dim3(THREADS), 0,
+		    *p, how, stores_vector(p->c, p->ldc, p->m));
 }
 
 void simt_product(struct device *d, const struct product *p)
@@ -76,7 +79,8 @@ void simt_product(struct device *d, const struct product *p)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS) splits_kernel(const float *parts, int splits, struct product_out out, bool vector)
+__global__ void __launch_bounds__(THREADS)
+	splits_kernel(const float *parts, int splits, struct product_out out, bool vector)
 {
 	grid_wait();
 	grid_next_small();
@@ -109,8 +113,9 @@ static void splits_launch(struct device *d, const struct product_out *out, const
 {
 	size_t quads = (size_t)out->n * (size_t)ceil_div(out->width, 4);
 
-	cuda_launch_next(d, "sum of splits", splits_kernel<T>, dim3((unsigned)((quads + THREADS - 1) / THREADS)),
-			 dim3(THREADS), 0, parts, splits, *out, stores_vector(out->y, out->ld, out->width));
+	cuda_launch_next(d, "sum of splits", splits_kernel<T>,
+			 dim3((unsigned)((quads + THREADS - 1) / THREADS)), dim3(THREADS), 0, parts, splits,
+			 *out, stores_vector(out->y, out->ld, out->width));
 }
 
 void splits_sum(struct device *d, const struct product_out *out, const float *parts, int splits)

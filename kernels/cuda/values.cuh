@@ -52,7 +52,8 @@ template <typename T> struct alignas(4 * sizeof(T)) quad {
 	T v[4];
 };
 
-template <typename T> __device__ __forceinline__ void put4(T *p, bool add, int left, bool vector, const float v[4])
+template <typename T>
+__device__ __forceinline__ void put4(T *p, bool add, int left, bool vector, const float v[4])
 {
 	if (vector && left >= 4) {
 		quad<T> *at = reinterpret_cast<quad<T> *>(p), old, x;
@@ -74,7 +75,8 @@ template <typename T> __device__ __forceinline__ void put4(T *p, bool add, int l
 /* Stores 4 values, of which `left` exist, at element `at` of y as `how` says. `vector`: their address is aligned to 4 of
  * them. */
 template <typename T>
-__device__ __forceinline__ void store4(void *y, enum store how, size_t at, int left, bool vector, const float v[4])
+__device__ __forceinline__ void store4(void *y, enum store how, size_t at, int left, bool vector,
+				       const float v[4])
 {
 	if (how == STORE_ACT || how == ADD_ACT)
 		put4(static_cast<T *>(y) + at, how == ADD_ACT, left, vector, v);

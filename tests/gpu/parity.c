@@ -65,8 +65,8 @@ static void report(const char *name, const char *what, double value, double limi
 
 	checks++;
 	failures += !ok;
-	printf("%-5s %-34s %s %.3g, at most %.3g%s%s\n", ok ? "ok" : "FAIL", name, what, value, limit, *detail ? "; " : "",
-	       detail);
+	printf("%-5s %-34s %s %.3g, at most %.3g%s%s\n", ok ? "ok" : "FAIL", name, what, value, limit,
+	       *detail ? "; " : "", detail);
 	fflush(stdout);
 }
 
@@ -85,25 +85,26 @@ static void model_path(bool gemma, char *path)
 static void write_model(bool gemma)
 {
 	struct model_init init = {
-		.config = {
-			.arch = gemma ? ARCH_GEMMA : ARCH_LLAMA,
-			.vocab_size = size.vocab,
-			.hidden_size = size.hidden,
-			.intermediate_size = size.intermediate,
-			.layers = size.layers,
-			.heads = size.heads,
-			.kv_heads = gemma ? 1 : size.heads / 2,
-			.head_dim = size.head_dim,
-			.max_positions = 256,
-			.rms_norm_eps = gemma ? 1e-6f : 1e-5f,
-			.rope_theta = 10000,
-			.act = gemma ? ACT_GELU_ERF : ACT_SILU,
-			.tie_embeddings = gemma,
-			.bos = 2,
-			.pad = 0,
-			.eos = {1},
-			.n_eos = 1,
-		},
+		.config =
+			{
+				.arch = gemma ? ARCH_GEMMA : ARCH_LLAMA,
+				.vocab_size = size.vocab,
+				.hidden_size = size.hidden,
+				.intermediate_size = size.intermediate,
+				.layers = size.layers,
+				.heads = size.heads,
+				.kv_heads = gemma ? 1 : size.heads / 2,
+				.head_dim = size.head_dim,
+				.max_positions = 256,
+				.rms_norm_eps = gemma ? 1e-6f : 1e-5f,
+				.rope_theta = 10000,
+				.act = gemma ? ACT_GELU_ERF : ACT_SILU,
+				.tie_embeddings = gemma,
+				.bos = 2,
+				.pad = 0,
+				.eos = {1},
+				.n_eos = 1,
+			},
 		.initializer_range = 0.5 / sqrt(size.hidden), /* logits of order 1 */
 		.bf16 = true,
 		.seed = 11,
@@ -204,7 +205,8 @@ static void run_open(struct run *r, const struct setup *s, bool gpu)
 
 	*r = (struct run){.setup = *s, .losses = xcalloc((size_t)size.steps, sizeof *r->losses)};
 	snprintf(r->checkpoint, sizeof r->checkpoint, "%s/checkpoint", dir);
-	must(device_open(gpu ? DEVICE_CUDA : DEVICE_CPU, 0, gpu ? s->act : DTYPE_F32, &r->device, &err), &err);
+	must(device_open(gpu ? DEVICE_CUDA : DEVICE_CPU, 0, gpu ? s->act : DTYPE_F32, &r->device, &err),
+	     &err);
 	m.device = r->device;
 	m.resident = gpu && s->resident;
 	model_path(s->gemma, path);
@@ -214,7 +216,8 @@ static void run_open(struct run *r, const struct setup *s, bool gpu)
 
 static void run_train(struct run *r)
 {
-	struct trainer_callbacks cb = {.metrics = take_loss, .should_stop = stops, .checkpoint = save, .arg = r};
+	struct trainer_callbacks cb = {
+		.metrics = take_loss, .should_stop = stops, .checkpoint = save, .arg = r};
 	struct train_result result;
 	struct error err = ERROR_INIT;
 
@@ -233,7 +236,8 @@ static char *run_files(struct run *r, size_t *n)
 		must(adapter_write_full(to, r->model, "model", &err), &err);
 	else
 		must(adapter_write(to, trainer_adapter(r->trainer), "model", 0.1, &err), &err);
-	snprintf(file, sizeof file, "%s/%s", to, r->setup.method == METHOD_FULL ? ADAPTER_FULL : ADAPTER_WEIGHTS);
+	snprintf(file, sizeof file, "%s/%s", to,
+		 r->setup.method == METHOD_FULL ? ADAPTER_FULL : ADAPTER_WEIGHTS);
 	char *bytes = file_read(file, n, &err);
 	must(!bytes, &err);
 	return bytes;
@@ -287,8 +291,8 @@ static void check_trajectory(const char *name, const struct setup *s, double lim
 		if (!(fabs(r.losses[i] - cpu->losses[i]) <= most))
 			most = fabs(r.losses[i] - cpu->losses[i]);
 	double begin = mean(r.losses, tenth), end = mean(r.losses + size.steps - tenth, tenth);
-	snprintf(detail, sizeof detail, "%d steps, loss %.4f to %.4f, updates skipped %lld", size.steps, begin, end,
-		 (long long)r.result.skipped);
+	snprintf(detail, sizeof detail, "%d steps, loss %.4f to %.4f, updates skipped %lld", size.steps,
+		 begin, end, (long long)r.result.skipped);
 	report(name, what, most, s->act == DTYPE_F32 ? limit : limit * size.few, detail);
 	/* Numbers that agree because nothing is learned would say little. */
 	if (r.result.skipped != cpu->result.skipped)
@@ -410,7 +414,8 @@ static void decode(struct run *r, bool together, struct answer answers[PROMPTS])
 		if (together)
 			must(continuation_begin(&c[i], t, k, i, rows[i].ids, n, &s, &err), &err);
 		else
-			must(generate(t, k, i, rows[i].ids, n, &s, take_id, &answers[i], &finish, &err), &err);
+			must(generate(t, k, i, rows[i].ids, n, &s, take_id, &answers[i], &finish, &err),
+			     &err);
 	}
 	for (bool more = together; more;) {
 		struct decode_item items[PROMPTS];
@@ -518,13 +523,18 @@ int main(int argc, char **argv)
 	check_trajectories();
 	check_bytes("bf16, nf4, two runs", &(struct setup){.gemma = true, .act = DTYPE_BF16}, false);
 	check_bytes("bf16, resident, two runs", &(struct setup){.act = DTYPE_BF16, .resident = true}, false);
-	check_bytes("fp16, codelab, two runs", &(struct setup){.gemma = true, .codelab = true, .act = DTYPE_F16}, false);
-	check_bytes("bf16, method full, two runs", &(struct setup){.method = METHOD_FULL, .act = DTYPE_BF16}, false);
+	check_bytes("fp16, codelab, two runs",
+		    &(struct setup){.gemma = true, .codelab = true, .act = DTYPE_F16}, false);
+	check_bytes("bf16, method full, two runs", &(struct setup){.method = METHOD_FULL, .act = DTYPE_BF16},
+		    false);
 	check_bytes("bf16, stopped and resumed", &(struct setup){.gemma = true, .act = DTYPE_BF16}, true);
-	check_bytes("fp16, stopped and resumed", &(struct setup){.gemma = true, .codelab = true, .act = DTYPE_F16}, true);
-	check_bytes("fp32, full, stopped and resumed", &(struct setup){.method = METHOD_FULL, .act = DTYPE_F32}, true);
+	check_bytes("fp16, stopped and resumed",
+		    &(struct setup){.gemma = true, .codelab = true, .act = DTYPE_F16}, true);
+	check_bytes("fp32, full, stopped and resumed",
+		    &(struct setup){.method = METHOD_FULL, .act = DTYPE_F32}, true);
 	check_bytes("bf16, several passes, resumed",
-		    &(struct setup){.act = DTYPE_BF16, .resident = true, .token_budget = 2 * size.longest}, true);
+		    &(struct setup){.act = DTYPE_BF16, .resident = true, .token_budget = 2 * size.longest},
+		    true);
 	check_decoding(false);
 	check_decoding(true);
 	tree_remove(dir, NULL);

@@ -27,11 +27,32 @@
 #define FULL        0xffffffffu
 #define REDZONE     256 /* around dynamic shared memory */
 
-enum wait { WAIT_NOT, WAIT_BARRIER, WAIT_WARP, WAIT_SHUFFLE, WAIT_BALLOT, WAIT_ANY, WAIT_ALL, WAIT_MMA, WAIT_LDMATRIX, WAIT_WGMMA, ENDED };
+enum wait {
+	WAIT_NOT,
+	WAIT_BARRIER,
+	WAIT_WARP,
+	WAIT_SHUFFLE,
+	WAIT_BALLOT,
+	WAIT_ANY,
+	WAIT_ALL,
+	WAIT_MMA,
+	WAIT_LDMATRIX,
+	WAIT_WGMMA,
+	ENDED
+};
 
 static const char *const wait_names[] = {
-	"runs", "waits at __syncthreads", "waits at __syncwarp", "waits at __shfl_sync", "waits at __ballot_sync",
-	"waits at __any_sync", "waits at __all_sync", "waits at mma_16816", "waits at ldmatrix_x4", "waits at wgmma_wait", "has ended",
+	"runs",
+	"waits at __syncthreads",
+	"waits at __syncwarp",
+	"waits at __shfl_sync",
+	"waits at __ballot_sync",
+	"waits at __any_sync",
+	"waits at __all_sync",
+	"waits at mma_16816",
+	"waits at ldmatrix_x4",
+	"waits at wgmma_wait",
+	"has ended",
 };
 
 struct stack {
@@ -80,8 +101,8 @@ struct lane {
 };
 
 struct warp {
-	unsigned lanes;  /* that the block has */
-	unsigned ready;  /* can run */
+	unsigned lanes; /* that the block has */
+	unsigned ready; /* can run */
 };
 
 enum order { FORWARD, REVERSE, SHUFFLE };
@@ -127,13 +148,14 @@ static pthread_mutex_t runners_lock = PTHREAD_MUTEX_INITIALIZER;
 	va_start(list, format);
 	vsnprintf(text, sizeof text, format, list);
 	va_end(list);
-	stop("kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", function_name(running->launch->kernel), b->x, b->y,
-	     b->z, t->x, t->y, t->z, text);
+	stop("kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", function_name(running->launch->kernel),
+	     b->x, b->y, b->z, t->x, t->y, t->z, text);
 }
 
 static void describe(const struct lane *l, char *out, size_t size)
 {
-	int n = snprintf(out, size, "thread (%u, %u, %u) %s", l->index.x, l->index.y, l->index.z, wait_names[l->wait]);
+	int n = snprintf(out, size, "thread (%u, %u, %u) %s", l->index.x, l->index.y, l->index.z,
+			 wait_names[l->wait]);
 
 	if (l->wait > WAIT_BARRIER && l->wait < ENDED)
 		snprintf(out + n, size - n, " (mask 0x%08x)", l->mask);
@@ -167,8 +189,8 @@ static void describe(const struct lane *l, char *out, size_t size)
 				continue;
 			describe(l, one, sizeof one);
 			describe(o, other, sizeof other);
-			stop("kernel %s, block (%u, %u, %u): %s, but %s", function_name(r->launch->kernel), b->x, b->y,
-			     b->z, one, other);
+			stop("kernel %s, block (%u, %u, %u): %s, but %s", function_name(r->launch->kernel),
+			     b->x, b->y, b->z, one, other);
 		}
 	}
 	stop("kernel %s: no thread can run", function_name(r->launch->kernel));
@@ -252,8 +274,9 @@ static void stack_give(struct runner *r, struct stack *s)
 }
 
 #if CUDA_FAKE_ASAN
-#define SWITCH_BEGIN(save, stack) __sanitizer_start_switch_fiber(save, (stack)->bottom, (stack)->top - (stack)->bottom)
-#define SWITCH_END(saved)         __sanitizer_finish_switch_fiber(saved, NULL, NULL)
+#define SWITCH_BEGIN(save, stack)                                                                            \
+	__sanitizer_start_switch_fiber(save, (stack)->bottom, (stack)->top - (stack)->bottom)
+#define SWITCH_END(saved) __sanitizer_finish_switch_fiber(saved, NULL, NULL)
 #else
 #define SWITCH_BEGIN(save, stack) ((void)(save))
 #define SWITCH_END(saved)         ((void)(saved))
@@ -297,7 +320,8 @@ __attribute__((no_sanitize("address", "undefined"))) static void fiber(void)
 		if (l->n_products > 0)
 			stop_here("it ends before its products of a warpgroup do");
 		if (r->launch->overlaps && !l->waited)
-			stop_here("it ends without a wait for the kernel before this one, with which it may overlap");
+			stop_here("it ends without a wait for the kernel before this one, with which it may "
+				  "overlap");
 		r->nexts += l->next;
 		l->wait = ENDED;
 		l->stack = NULL;
@@ -362,7 +386,8 @@ void cuda_fake_barrier(void)
 }
 
 /* Arrives at a warp operation with data. When everybody in mask has, finish(warp's lanes, mask) does it for all of them. */
-static void warp_meet(enum wait kind, unsigned mask, void *data, void (*finish)(struct lane *lanes, unsigned mask))
+static void warp_meet(enum wait kind, unsigned mask, void *data,
+		      void (*finish)(struct lane *lanes, unsigned mask))
 {
 	struct runner *r = inside(wait_names[kind]);
 	int w = r->current / LANES, lane = r->current % LANES;
@@ -371,7 +396,8 @@ static void warp_meet(enum wait kind, unsigned mask, void *data, void (*finish)(
 
 	if (!(mask >> lane & 1) || (mask & ~r->warps[w].lanes))
 		stop_here("%s (mask 0x%08x), which %s", wait_names[kind], mask,
-			  mask >> lane & 1 ? "names lanes that the block does not have" : "does not name this lane");
+			  mask >> lane & 1 ? "names lanes that the block does not have"
+					   : "does not name this lane");
 	me->wait = kind;
 	me->mask = mask;
 	me->data = data;
@@ -408,7 +434,8 @@ static void shuffle_finish(struct lane *lanes, unsigned mask)
 	for (unsigned rest = mask; rest; rest &= rest - 1) {
 		struct shuffled *s = (struct shuffled *)lanes[__builtin_ctz(rest)].data;
 
-		s->out = mask >> s->from & 1 ? ((const struct shuffled *)lanes[s->from].data)->in : UINT64_MAX;
+		s->out = mask >> s->from & 1 ? ((const struct shuffled *)lanes[s->from].data)->in
+					     : UINT64_MAX;
 	}
 }
 
@@ -458,8 +485,10 @@ unsigned cuda_fake_vote(enum cuda_fake_vote kind, unsigned mask, int predicate)
 {
 	struct vote v = {predicate, 0};
 
-	warp_meet(kind == CUDA_FAKE_BALLOT ? WAIT_BALLOT : kind == CUDA_FAKE_ANY ? WAIT_ANY : WAIT_ALL, mask, &v,
-		  vote_finish);
+	warp_meet(kind == CUDA_FAKE_BALLOT ? WAIT_BALLOT
+		  : kind == CUDA_FAKE_ANY  ? WAIT_ANY
+					   : WAIT_ALL,
+		  mask, &v, vote_finish);
 	return v.result;
 }
 
@@ -528,7 +557,8 @@ struct mma {
 typedef float row8 __attribute__((vector_size(32)));
 
 /* Its operands are checked by those who load them. */
-__attribute__((no_sanitize("address", "undefined"))) static void mma_multiply(const float (*a)[16], const row8 *b, row8 *d)
+__attribute__((no_sanitize("address", "undefined"))) static void mma_multiply(const float (*a)[16],
+									      const row8 *b, row8 *d)
 {
 	for (int i = 0; i < 16; i++)
 		for (int k = 0; k < 16; k++)
@@ -700,13 +730,15 @@ static uint32_t operand_address(uint64_t operand, bool columns, int mn, int k)
 	return at ^ (at >> 7 & 7) << 4;
 }
 
-static float operand_value(const struct runner *r, const struct warpgroup_product *p, uint64_t operand, bool columns, int mn, int k)
+static float operand_value(const struct runner *r, const struct warpgroup_product *p, uint64_t operand,
+			   bool columns, int mn, int k)
 {
 	uint32_t at = operand_address(operand, columns, mn, k);
 	unsigned short bits;
 
 	if (at < 1024 || at + 2 > 1024 + r->launch->shared)
-		stop_here("wgmma reads address %u of shared memory, which has %zu bytes from 1024 on", at, r->launch->shared);
+		stop_here("wgmma reads address %u of shared memory, which has %zu bytes from 1024 on", at,
+			  r->launch->shared);
 	memcpy(&bits, r->shared + (at - 1024), 2);
 	return p->bf16 ? bf16_value(bits) : cuda_fake_f16_value(bits);
 }
@@ -714,13 +746,14 @@ static float operand_value(const struct runner *r, const struct warpgroup_produc
 /* What every thread must have asked for alike. */
 static bool product_same(const struct warpgroup_product *p, const struct warpgroup_product *q)
 {
-	return p->tiles == q->tiles && p->group == q->group && !p->a == !q->a && p->a_operand == q->a_operand &&
-	       p->b_operand == q->b_operand && p->bf16 == q->bf16 && p->a_columns == q->a_columns && p->b_columns == q->b_columns &&
-	       p->add == q->add;
+	return p->tiles == q->tiles && p->group == q->group && !p->a == !q->a &&
+	       p->a_operand == q->a_operand && p->b_operand == q->b_operand && p->bf16 == q->bf16 &&
+	       p->a_columns == q->a_columns && p->b_columns == q->b_columns && p->add == q->add;
 }
 
 /* The index-th product of the warpgroup's threads. */
-__attribute__((no_sanitize("address", "undefined"))) static void product_do(struct runner *r, struct lane *lanes, int index)
+__attribute__((no_sanitize("address", "undefined"))) static void product_do(struct runner *r,
+									    struct lane *lanes, int index)
 {
 	static __thread float a[64][16], b[16][256], d[64][256];
 	const struct warpgroup_product *first = &lanes[0].products[index];
@@ -734,11 +767,14 @@ __attribute__((no_sanitize("address", "undefined"))) static void product_do(stru
 			stop_here("threads of a warpgroup ask for different products");
 		if (p->a) {
 			if (memcmp(p->a, p->a_held, sizeof p->a_held))
-				stop_here("registers of a product of a warpgroup changed before it was waited for");
+				stop_here("registers of a product of a warpgroup changed before it was "
+					  "waited for");
 			for (int i = 0; i < 8; i++) {
 				unsigned short bits = (unsigned short)(p->a_held[i / 2] >> 16 * (i % 2));
 
-				a[row + i / 2 % 2 * 8][c + i % 2 + i / 4 * 8] = p->bf16 ? bf16_value(bits) : cuda_fake_f16_value(bits);
+				a[row + i / 2 % 2 * 8][c + i % 2 + i / 4 * 8] = p->bf16 ? bf16_value(bits)
+											: cuda_fake_f16_value(
+												  bits);
 			}
 		}
 		if (p->before)
@@ -770,13 +806,15 @@ __attribute__((no_sanitize("address", "undefined"))) static void product_do(stru
 
 static void operand_check(uint64_t operand, const char *what)
 {
-	if (operand >> 62 != 1 || (operand & ~(0xc000000000000000u | (uint64_t)0x3fff << 32 | (uint64_t)0x3fff << 16 | 0x3fff)))
-		stop_here("wgmma: the descriptor 0x%016llx of %s is not one of 128-byte swizzling with base offset 0",
+	if (operand >> 62 != 1 ||
+	    (operand & ~(0xc000000000000000u | (uint64_t)0x3fff << 32 | (uint64_t)0x3fff << 16 | 0x3fff)))
+		stop_here("wgmma: the descriptor 0x%016llx of %s is not one of 128-byte swizzling with base "
+			  "offset 0",
 			  (unsigned long long)operand, what);
 }
 
-void cuda_fake_wgmma(bool bf16, float *d, int tiles, const uint32_t *a, uint64_t a_operand, uint64_t b_operand, bool a_columns,
-		     bool b_columns, bool add)
+void cuda_fake_wgmma(bool bf16, float *d, int tiles, const uint32_t *a, uint64_t a_operand,
+		     uint64_t b_operand, bool a_columns, bool b_columns, bool add)
 {
 	struct runner *r = inside("wgmma");
 	struct lane *l = &r->lanes[r->current];
@@ -794,7 +832,8 @@ void cuda_fake_wgmma(bool bf16, float *d, int tiles, const uint32_t *a, uint64_t
 	operand_check(b_operand, "b");
 	if (l->n_products == l->cap_products) {
 		l->cap_products = l->cap_products ? 2 * l->cap_products : 16;
-		l->products = (struct warpgroup_product *)realloc(l->products, sizeof *l->products * l->cap_products);
+		l->products = (struct warpgroup_product *)realloc(l->products,
+								  sizeof *l->products * l->cap_products);
 	}
 	for (int i = 0; i < l->n_products; i++)
 		written = written || l->products[i].d == d;
@@ -937,9 +976,9 @@ static void block_run(struct runner *r, uint64_t number)
 #if !CUDA_FAKE_ASAN
 	for (int at = 0; at < REDZONE; at++)
 		if ((unsigned char)r->shared[k->shared + at] != CANARY)
-			stop("kernel %s, block (%u, %u, %u): writes beyond its %zu bytes of dynamic shared memory",
-			     function_name(k->kernel), blockIdx.x, blockIdx.y,
-			     blockIdx.z, k->shared);
+			stop("kernel %s, block (%u, %u, %u): writes beyond its %zu bytes of dynamic shared "
+			     "memory",
+			     function_name(k->kernel), blockIdx.x, blockIdx.y, blockIdx.z, k->shared);
 #endif
 }
 
@@ -953,7 +992,8 @@ extern "C" void cuda_fake_grid_next(void)
 	struct lane *l = &running->lanes[running->current];
 
 	if (running->launch->overlaps && !l->waited)
-		stop_here("it lets the next kernel begin (grid_next) before it waits for the one before (grid_wait)");
+		stop_here("it lets the next kernel begin (grid_next) before it waits for the one before "
+			  "(grid_wait)");
 	l->next = true;
 }
 
@@ -962,7 +1002,8 @@ extern "C" void cuda_fake_grid_ahead(void)
 	if (running->lanes[running->current].waited)
 		stop_here("grid_ahead comes after grid_wait");
 	if (running->launch->overlaps && !running->launch->ahead)
-		stop_here("it reads weights before it waits for the kernel before it, which may write them (no grid_next there)");
+		stop_here("it reads weights before it waits for the kernel before it, which may write them "
+			  "(no grid_next there)");
 }
 
 /* ---- launches ---- */

@@ -42,7 +42,7 @@ struct call {
 
 static cublasStatus_t status_of(cudaError_t code)
 {
-	return code == cudaSuccess		  ? CUBLAS_STATUS_SUCCESS
+	return code == cudaSuccess                 ? CUBLAS_STATUS_SUCCESS
 	       : code == cudaErrorMemoryAllocation ? CUBLAS_STATUS_ALLOC_FAILED
 						   : CUBLAS_STATUS_EXECUTION_FAILED;
 }
@@ -78,7 +78,8 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 	return unmake(handle, __func__);
 }
 
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale)
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute,
+					cudaDataType_t scale)
 {
 	if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F)
 		stop("cublasLtMatmulDescCreate: the fake computes in fp32 with fp32 scales");
@@ -90,8 +91,9 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
 	return unmake(desc, __func__);
 }
 
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
-					      const void *value, size_t size)
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
+					      cublasLtMatmulDescAttributes_t attribute, const void *value,
+					      size_t size)
 {
 	if (size != sizeof(cublasOperation_t))
 		return CUBLAS_STATUS_INVALID_VALUE;
@@ -101,8 +103,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
 	return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows, uint64_t cols,
-					  int64_t ld)
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows,
+					  uint64_t cols, int64_t ld)
 {
 	cublasStatus_t status = make(layout);
 
@@ -131,8 +133,8 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
-						    cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
-						    size_t size)
+						    cublasLtMatmulPreferenceAttributes_t attribute,
+						    const void *value, size_t size)
 {
 	uint32_t *to = attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK   ? &p->schemes
 		       : attribute == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES ? &p->align_a
@@ -168,8 +170,8 @@ static void layouts_check(const struct lt_product *p, const struct lt_layout *a,
 	int64_t k2 = p->tb ? b->cols : b->rows, n = p->tb ? b->rows : b->cols;
 
 	if (m != c->rows || n != c->cols || k != k2)
-		stop("cuBLASLt: (%ld, %ld) times (%ld, %ld) is not (%ld, %ld)", (long)m, (long)k, (long)k2, (long)n,
-		     (long)c->rows, (long)c->cols);
+		stop("cuBLASLt: (%ld, %ld) times (%ld, %ld) is not (%ld, %ld)", (long)m, (long)k, (long)k2,
+		     (long)n, (long)c->rows, (long)c->cols);
 	if (a->ld < a->rows || b->ld < b->rows || c->ld < c->rows)
 		stop("cuBLASLt: a leading dimension is smaller than its matrix is high");
 	if (memcmp(c, d, sizeof *c))
@@ -204,8 +206,9 @@ static uint32_t row_alignment(const struct lt_layout *l, uint32_t base)
 	return (uint32_t)(bits & -bits);
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
-					      cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+					      cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+					      cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
 					      cublasLtMatmulPreference_t p, int asked,
 					      cublasLtMatmulHeuristicResult_t results[], int *found)
 {
@@ -215,7 +218,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
 	if (p->schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE)
 		stop("cuBLASLt: sums that are reduced in place have no order");
 	*found = 0;
-	if (row_alignment(a, p->align_a) < 4 || row_alignment(b, p->align_b) < 4 || row_alignment(c, p->align_c) < 4)
+	if (row_alignment(a, p->align_a) < 4 || row_alignment(b, p->align_b) < 4 ||
+	    row_alignment(c, p->align_c) < 4)
 		return CUBLAS_STATUS_NOT_SUPPORTED;
 	*found = 1;
 	results[0] = {};
@@ -234,9 +238,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
 static std::set<std::pair<uint64_t, uint64_t>> checked;
 
 /* An algorithm does for other numbers of columns too, but not for all of them: as with the real one, callers have to ask. */
-cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
-				       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-				       const cublasLtMatmulAlgo_t *algo, cublasLtMatmulHeuristicResult_t *result)
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+				       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+				       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+				       const cublasLtMatmulAlgo_t *algo,
+				       cublasLtMatmulHeuristicResult_t *result)
 {
 	api lock;
 
@@ -258,17 +264,20 @@ static float value_at(const void *data, cudaDataType_t type, int64_t i)
 {
 	if (type == CUDA_R_32F)
 		return ((const float *)data)[i];
-	return type == CUDA_R_16F ? __half2float(((const __half *)data)[i]) : __bfloat162float(((const __nv_bfloat16 *)data)[i]);
+	return type == CUDA_R_16F ? __half2float(((const __half *)data)[i])
+				  : __bfloat162float(((const __nv_bfloat16 *)data)[i]);
 }
 
 /* Matrices as floats, the depth innermost: rows of op(A) (m, k), columns of op(B) (n, k). */
-static float *unpack(const struct lt_layout *l, const void *data, bool depth_first, int64_t outer, int64_t depth)
+static float *unpack(const struct lt_layout *l, const void *data, bool depth_first, int64_t outer,
+		     int64_t depth)
 {
 	float *out = (float *)malloc(sizeof *out * (size_t)outer * (size_t)depth);
 
 	for (int64_t o = 0; o < outer; o++)
 		for (int64_t k = 0; k < depth; k++)
-			out[o * depth + k] = value_at(data, l->type, depth_first ? k + o * l->ld : o + k * l->ld);
+			out[o * depth + k] = value_at(data, l->type,
+						      depth_first ? k + o * l->ld : o + k * l->ld);
 	return out;
 }
 
@@ -319,17 +328,19 @@ static void operand_check(const char *name, const struct lt_layout *l, const voi
 	size_t size = ((size_t)(l->cols - 1) * (size_t)l->ld + (size_t)l->rows) * size_of(l->type);
 
 	if (!memory_is_device(data, size))
-		stop("cublasLtMatmul: %s, %zu bytes at %p, is not in one allocation of the device", name, size, data);
+		stop("cublasLtMatmul: %s, %zu bytes at %p, is not in one allocation of the device", name,
+		     size, data);
 	if ((uintptr_t)data % alignment)
-		stop("cublasLtMatmul: %s at %p is less aligned than the algorithm was chosen for (%lu)", name, data,
-		     (unsigned long)alignment);
+		stop("cublasLtMatmul: %s at %p is less aligned than the algorithm was chosen for (%lu)", name,
+		     data, (unsigned long)alignment);
 }
 
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
-			      cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
-			      const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
-			      cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo, void *workspace,
-			      size_t workspace_size, cudaStream_t stream)
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
+			      const void *a, cublasLtMatrixLayout_t a_layout, const void *b,
+			      cublasLtMatrixLayout_t b_layout, const void *beta, const void *c,
+			      cublasLtMatrixLayout_t c_layout, void *d, cublasLtMatrixLayout_t d_layout,
+			      const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_size,
+			      cudaStream_t stream)
 {
 	struct call call = {desc->ta,
 			    desc->tb,
@@ -360,8 +371,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
 	operand_check("A", a_layout, a, algo->data[2]);
 	operand_check("B", b_layout, b, algo->data[3]);
 	operand_check("C", c_layout, d, algo->data[4]);
-	if (workspace_size < algo->data[5] || (workspace_size && !memory_is_device(workspace, workspace_size)))
-		stop("cublasLtMatmul: the workspace of %zu bytes at %p is too small or not the device's", workspace_size,
-		     workspace);
+	if (workspace_size < algo->data[5] ||
+	    (workspace_size && !memory_is_device(workspace, workspace_size)))
+		stop("cublasLtMatmul: the workspace of %zu bytes at %p is too small or not the device's",
+		     workspace_size, workspace);
 	return status_of(stream_do(stream, "cublasLtMatmul", call_run, &call, sizeof call));
 }

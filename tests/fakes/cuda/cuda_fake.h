@@ -22,7 +22,8 @@
  *     defines them. wgmma_fence after each wait, and async_fence between cp.async and a barrier, must not be missing.
  *   - device memory: aligned to 256 bytes, filled with 0xff bytes at cudaMalloc (both ends of large blocks) and at cudaFree, between redzones
  *     (AddressSanitizer knows them; else they are looked at after each kernel), and it cannot be touched at all while no kernel,
- *     copy or product runs: host code that reads or writes through a device pointer faults at once. Copies lie within one
+ *     copy or product runs: host code that reads or writes through a device pointer faults, at once in short programs and now and
+ *     then in long ones. Copies lie within one
  *     allocation, and are what their kind says.
  *   - launches: grid, block and shared memory within the limits of compute capability 9.0; every thread of a kernel that may
  *     overlap the one before it (programmatic stream serialization) waits for that before it ends. What lets the next one begin
@@ -63,9 +64,9 @@ void cuda_fake_fail_after(int n, cudaError_t code);
 void cuda_fake_reset(void);
 
 struct cuda_fake_counts {
-	uint64_t calls;    /* of functions that can fail, since the program began */
-	uint64_t launches; /* kernels run, by cudaLaunchKernelEx or in graphs */
-	uint64_t products; /* cublasLtMatmul, likewise */
+	uint64_t calls;              /* of functions that can fail, since the program began */
+	uint64_t launches;           /* kernels run, by cudaLaunchKernelEx or in graphs */
+	uint64_t products;           /* cublasLtMatmul, likewise */
 	uint64_t allocations, bytes; /* of cudaMalloc, live now */
 	uint64_t pinned, streams, events, graphs, execs, lt_objects; /* live now */
 };

@@ -28,10 +28,10 @@
 #define __host__
 #define __constant__
 #define __grid_constant__
-#define __shared__         static thread_local
-#define __forceinline__    inline __attribute__((always_inline))
-#define __noinline__       __attribute__((noinline))
-#define __align__(n)       __attribute__((aligned(n)))
+#define __shared__      static thread_local
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__    __attribute__((noinline))
+#define __align__(n)    __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 
 /* ---- where a thread is ---- */
@@ -41,7 +41,12 @@ static constexpr int warpSize = 32;
 
 /* ---- shared memory, barriers, warp operations ---- */
 
-enum cuda_fake_shuffle { CUDA_FAKE_SHUFFLE, CUDA_FAKE_SHUFFLE_XOR, CUDA_FAKE_SHUFFLE_UP, CUDA_FAKE_SHUFFLE_DOWN };
+enum cuda_fake_shuffle {
+	CUDA_FAKE_SHUFFLE,
+	CUDA_FAKE_SHUFFLE_XOR,
+	CUDA_FAKE_SHUFFLE_UP,
+	CUDA_FAKE_SHUFFLE_DOWN
+};
 enum cuda_fake_vote { CUDA_FAKE_BALLOT, CUDA_FAKE_ANY, CUDA_FAKE_ALL };
 
 extern "C" {
@@ -55,7 +60,7 @@ unsigned cuda_fake_vote(enum cuda_fake_vote kind, unsigned mask, int predicate);
 }
 
 #define DYNAMIC_SHARED(T, name)                                                                              \
-	static_assert(alignof(T) <= 128, "dynamic shared memory is aligned to 128 bytes");                    \
+	static_assert(alignof(T) <= 128, "dynamic shared memory is aligned to 128 bytes");                   \
 	T *name = static_cast<T *>(cuda_fake_dynamic_shared())
 
 static inline void __syncthreads()
@@ -88,7 +93,8 @@ template <typename T> struct cuda_fake_shuffles : std::is_arithmetic<T> {
 };
 
 template <typename T>
-static inline T cuda_fake_shuffle_value(enum cuda_fake_shuffle kind, unsigned mask, T value, int lane, int width)
+static inline T cuda_fake_shuffle_value(enum cuda_fake_shuffle kind, unsigned mask, T value, int lane,
+					int width)
 {
 	static_assert(cuda_fake_shuffles<T>::value && sizeof(T) <= 8, "CUDA does not shuffle this type");
 	uint64_t bits = 0;
@@ -153,30 +159,33 @@ template <typename... P> struct cuda_fake_call {
 };
 
 template <typename... P, typename... A>
-static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...), A &&...arguments)
+static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...),
+					     A &&...arguments)
 {
 	static_assert((std::is_trivially_copyable<P>::value && ...), "kernels take plain values");
 	static_assert((sizeof(P) + ... + 0) <= 4096, "kernels take at most 4096 bytes of arguments");
 	const cuda_fake_call<P...> call = {kernel, std::tuple<P...>(std::forward<A>(arguments)...)};
 
 	static_assert(alignof(cuda_fake_call<P...>) <= 64, "at most 64");
-	return cuda_fake_launch(config, reinterpret_cast<const void *>(kernel), cuda_fake_call<P...>::run, &call,
-				sizeof call);
+	return cuda_fake_launch(config, reinterpret_cast<const void *>(kernel), cuda_fake_call<P...>::run,
+				&call, sizeof call);
 }
 
-template <typename T> static inline cudaError_t cudaFuncSetAttribute(T *kernel, enum cudaFuncAttribute attr, int value)
+template <typename T>
+static inline cudaError_t cudaFuncSetAttribute(T *kernel, enum cudaFuncAttribute attr, int value)
 {
 	return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), attr, value);
 }
 
-template <typename T> static inline cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attr, T *kernel)
+template <typename T>
+static inline cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attr, T *kernel)
 {
 	return cudaFuncGetAttributes(attr, reinterpret_cast<const void *>(kernel));
 }
 
 template <typename T>
-static inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, T *kernel, int block_size,
-									size_t dynamic_shared)
+static inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, T *kernel,
+									int block_size, size_t dynamic_shared)
 {
 	return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, reinterpret_cast<const void *>(kernel),
 							     block_size, dynamic_shared);

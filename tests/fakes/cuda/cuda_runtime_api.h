@@ -33,7 +33,8 @@ extern "C" {
 	E(cudaErrorInvalidDevice, 101, "invalid device ordinal")                                             \
 	E(cudaErrorNoKernelImageForDevice, 209, "no kernel image is available for execution on the device")  \
 	E(cudaErrorECCUncorrectable, 214, "uncorrectable ECC error encountered")                             \
-	E(cudaErrorUnsupportedPtxVersion, 222, "the provided PTX was compiled with an unsupported toolchain.") \
+	E(cudaErrorUnsupportedPtxVersion, 222,                                                               \
+	  "the provided PTX was compiled with an unsupported toolchain.")                                    \
 	E(cudaErrorOperatingSystem, 304, "OS call failed or operation not supported on this OS")             \
 	E(cudaErrorInvalidResourceHandle, 400, "invalid resource handle")                                    \
 	E(cudaErrorIllegalState, 401, "the operation cannot be performed in the present state")              \
@@ -49,14 +50,16 @@ extern "C" {
 	E(cudaErrorSystemNotReady, 802, "system not yet initialized")                                        \
 	E(cudaErrorSystemDriverMismatch, 803,                                                                \
 	  "system has unsupported display driver / cuda driver combination")                                 \
-	E(cudaErrorCompatNotSupportedOnDevice, 804, "forward compatibility was attempted on non supported HW") \
+	E(cudaErrorCompatNotSupportedOnDevice, 804,                                                          \
+	  "forward compatibility was attempted on non supported HW")                                         \
 	E(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing")        \
-	E(cudaErrorStreamCaptureInvalidated, 901,                                                            \
-	  "operation failed due to a previous error during capture")                                         \
+	E(cudaErrorStreamCaptureInvalidated, 901, "operation failed due to a previous error during capture") \
 	E(cudaErrorStreamCaptureUnmatched, 903, "capture was not ended in the same stream as it began")      \
-	E(cudaErrorStreamCaptureImplicit, 906, "operation would make the legacy stream depend on a capturing " \
-					       "blocking stream")                                            \
-	E(cudaErrorCapturedEvent, 907, "operation not permitted on an event last recorded in a capturing stream") \
+	E(cudaErrorStreamCaptureImplicit, 906,                                                               \
+	  "operation would make the legacy stream depend on a capturing "                                    \
+	  "blocking stream")                                                                                 \
+	E(cudaErrorCapturedEvent, 907,                                                                       \
+	  "operation not permitted on an event last recorded in a capturing stream")                         \
 	E(cudaErrorUnknown, 999, "unknown error")
 
 enum cudaError {
@@ -243,7 +246,9 @@ struct cudaFuncAttributes {
 	int preferredShmemCarveout;
 };
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 }; /* the fake knows no other */
+enum cudaLaunchAttributeID {
+	cudaLaunchAttributeProgrammaticStreamSerialization = 6
+}; /* the fake knows no other */
 
 typedef union cudaLaunchAttributeValue {
 	char pad[64];

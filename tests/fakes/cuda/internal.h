@@ -13,7 +13,7 @@
 #include <sanitizer/common_interface_defs.h>
 #define CUDA_FAKE_ASAN 1
 #else
-#define CUDA_FAKE_ASAN 0
+#define CUDA_FAKE_ASAN                       0
 #define ASAN_POISON_MEMORY_REGION(p, size)   ((void)(p), (void)(size))
 #define ASAN_UNPOISON_MEMORY_REGION(p, size) ((void)(p), (void)(size))
 #endif
@@ -22,10 +22,10 @@
 #define CANARY 0xc5 /* what redzones hold without AddressSanitizer */
 
 /* Limits of compute capability 9.0. */
-#define MAX_THREADS       1024
-#define SHARED_PLAIN      (48 * 1024)
-#define SHARED_OPTIN      (227 * 1024)
-#define MULTIPROCESSORS   132
+#define MAX_THREADS     1024
+#define SHARED_PLAIN    (48 * 1024)
+#define SHARED_OPTIN    (227 * 1024)
+#define MULTIPROCESSORS 132
 
 /* One line on stderr, then abort(). */
 [[noreturn]] void stop(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -79,7 +79,8 @@ struct api {
 };
 
 /* Does run(data) now, or keeps a copy of data (size bytes) to do it in each launch of the graph that the stream captures. */
-cudaError_t stream_do(cudaStream_t stream, const char *what, void (*run)(const void *data), const void *data, size_t size);
+cudaError_t stream_do(cudaStream_t stream, const char *what, void (*run)(const void *data), const void *data,
+		      size_t size);
 
 struct cuda_fake_counts &counts(void);
 

@@ -9,8 +9,10 @@
 #define REDZONE    256u
 #define GRAIN      512u /* spans are multiples: data begins 256 after one, so aligned to 256 and no more */
 #define QUARANTINE ((size_t)8 << 20)
-#define LARGE      ((size_t)4 << 20) /* of an allocation above it only both ends are poisoned, so that the rest has no pages */
-#define ENDS       ((size_t)256 << 10)
+#define LARGE                                                                                                \
+	((size_t)4                                                                                           \
+	 << 20) /* of an allocation above it only both ends are poisoned, so that the rest has no pages */
+#define ENDS ((size_t)256 << 10)
 
 enum span_state { SPAN_FREE, SPAN_LIVE, SPAN_QUARANTINED };
 
@@ -25,15 +27,27 @@ struct span {
 static struct {
 	char *base;
 	size_t range;
-	size_t top; /* beyond it nothing was ever allocated */
+	size_t top;         /* beyond it nothing was ever allocated */
 	struct span *spans; /* by address, without gaps */
 	size_t n, cap;
 	size_t quarantined; /* bytes of spans */
 	size_t allocations, used;
 	uint64_t limit, frees;
 	int opened;
-} memory = {.base = NULL, .range = 0, .top = 0, .spans = NULL, .n = 0, .cap = 0, .quarantined = 0,
-	    .allocations = 0, .used = 0, .limit = (uint64_t)8 << 30, .frees = 0, .opened = 0};
+	size_t open_to; /* what lies before it can be touched */
+	uint64_t closes;
+} memory = {.base = NULL,
+	    .range = 0,
+	    .top = 0,
+	    .spans = NULL,
+	    .n = 0,
+	    .cap = 0,
+	    .quarantined = 0,
+	    .allocations = 0,
+	    .used = 0,
+	    .limit = (uint64_t)8 << 30,
+	    .frees = 0,
+	    .opened = 0, .open_to = 0, .closes = 0};
 
 static void range_reserve(void)
 {
@@ -65,8 +79,10 @@ static void range_protect(int how, size_t from, size_t to)
 
 void memory_open(void)
 {
-	if (memory.opened++ == 0)
-		range_protect(PROT_READ | PROT_WRITE, 0, memory.top);
+	if (memory.opened++ > 0 || memory.open_to >= memory.top)
+		return;
+	range_protect(PROT_READ | PROT_WRITE, memory.open_to, memory.top);
+	memory.open_to = memory.top;
 }
 
 /* The last span that starts at or before p. */
@@ -102,10 +118,15 @@ bool memory_is_device(const void *p, size_t size)
 	       (size_t)(at - s->start - REDZONE) <= s->size - size;
 }
 
+/* Closing takes as long as a small kernel: after the first times it is done now and then. */
 void memory_close(void)
 {
-	if (--memory.opened == 0)
-		range_protect(PROT_NONE, 0, memory.top);
+	if (--memory.opened != 0)
+		return;
+	if (memory.closes++ > 256 && memory.closes % 16 != 0)
+		return;
+	range_protect(PROT_NONE, 0, memory.open_to);
+	memory.open_to = 0;
 }
 
 #if CUDA_FAKE_ASAN
@@ -164,7 +185,8 @@ cudaError_t memory_alloc(size_t size, void **out)
 	if (at == memory.n)
 		return cudaErrorMemoryAllocation;
 	if (memory.spans[at].length > length) {
-		span_insert(at + 1, {memory.spans[at].start + length, memory.spans[at].length - length, 0, SPAN_FREE, 0});
+		span_insert(at + 1, {memory.spans[at].start + length, memory.spans[at].length - length, 0,
+				     SPAN_FREE, 0});
 		memory.spans[at].length = length;
 	}
 	s = &memory.spans[at];

@@ -30,14 +30,15 @@ static bool symbol_find(const char *path, uintptr_t offset, char *out, size_t si
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat st;
 	const char *map;
-	const ElfW(Ehdr) *header;
-	const ElfW(Shdr) *sections;
+	const ElfW(Ehdr) * header;
+	const ElfW(Shdr) * sections;
 	bool found = false;
 
 	if (fd < 0)
 		return false;
 	if (fstat(fd, &st) || st.st_size < (off_t)sizeof *header ||
-	    (map = (const char *)mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED) {
+	    (map = (const char *)mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) ==
+		    MAP_FAILED) {
 		close(fd);
 		return false;
 	}
@@ -52,7 +53,8 @@ static bool symbol_find(const char *path, uintptr_t offset, char *out, size_t si
 			continue;
 		for (size_t j = 0; j < s->sh_size / sizeof *symbols && !found; j++)
 			if ((symbols[j].st_info & 15) == STT_FUNC && symbols[j].st_value == offset) {
-				snprintf(out, size, "%s", map + sections[s->sh_link].sh_offset + symbols[j].st_name);
+				snprintf(out, size, "%s",
+					 map + sections[s->sh_link].sh_offset + symbols[j].st_name);
 				found = true;
 			}
 	}

@@ -18,8 +18,8 @@ void cuda_fake_grid_wait(void);
 void cuda_fake_grid_next(void);
 void cuda_fake_grid_ahead(void);
 /* d: 4 floats for each of `tiles` tiles of 8 columns; a: four registers, or NULL: a_operand describes it. */
-void cuda_fake_wgmma(bool bf16, float *d, int tiles, const uint32_t *a, uint64_t a_operand, uint64_t b_operand, bool a_columns,
-		     bool b_columns, bool add);
+void cuda_fake_wgmma(bool bf16, float *d, int tiles, const uint32_t *a, uint64_t a_operand,
+		     uint64_t b_operand, bool a_columns, bool b_columns, bool add);
 void cuda_fake_wgmma_fence(void);
 void cuda_fake_wgmma_commit(void);
 void cuda_fake_wgmma_wait(int groups);

@@ -70,7 +70,18 @@ static struct {
 	} functions[FUNCTIONS];
 	int n_functions;
 	struct pinned *pinned;
-} rt = {PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, -1, CUDART_VERSION, -1, 0, 0, cudaSuccess, {}, NULL, {}, 0, NULL};
+} rt = {PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP,
+	-1,
+	CUDART_VERSION,
+	-1,
+	0,
+	0,
+	cudaSuccess,
+	{},
+	NULL,
+	{},
+	0,
+	NULL};
 
 static __thread int current_device;
 static __thread cudaError_t last_error;
@@ -358,7 +369,8 @@ static bool forbidden(void)
 
 	for (struct CUstream_st *s = rt.streams; s; s = s->next)
 		if (capturing(s) && (s->mode == cudaStreamCaptureModeGlobal ||
-				     (s->mode == cudaStreamCaptureModeThreadLocal && pthread_equal(s->capturer, pthread_self())))) {
+				     (s->mode == cudaStreamCaptureModeThreadLocal &&
+				      pthread_equal(s->capturer, pthread_self())))) {
 			s->status = cudaStreamCaptureStatusInvalidated;
 			found = true;
 		}
@@ -408,7 +420,8 @@ static void work_do(void (*run)(const void *data), const void *data)
 	memory_close();
 }
 
-cudaError_t stream_do(cudaStream_t stream, const char *what, void (*run)(const void *data), const void *data, size_t size)
+cudaError_t stream_do(cudaStream_t stream, const char *what, void (*run)(const void *data), const void *data,
+		      size_t size)
 {
 	struct work *w;
 
@@ -915,7 +928,8 @@ static void copy_run(const void *data)
 {
 	const struct copy *c = (const struct copy *)data;
 
-	if ((const char *)c->to < (const char *)c->from + c->size && (const char *)c->from < (const char *)c->to + c->size)
+	if ((const char *)c->to < (const char *)c->from + c->size &&
+	    (const char *)c->from < (const char *)c->to + c->size)
 		stop("a copy of %zu bytes from %p to %p, which overlap", c->size, c->from, c->to);
 	memcpy(c->to, c->from, c->size);
 }
@@ -924,7 +938,8 @@ static void copy_run(const void *data)
 static void side_check(const char *what, const char *side, const void *p, size_t size, bool device)
 {
 	if (device && !memory_is_device(p, size))
-		stop("%s: %zu bytes at %p (%s) are not in one allocation of device memory", what, size, p, side);
+		stop("%s: %zu bytes at %p (%s) are not in one allocation of device memory", what, size, p,
+		     side);
 	if (!device && memory_in_range(p))
 		stop("%s: %p (%s) is in device memory, and the kind says host", what, p, side);
 }
@@ -934,7 +949,8 @@ static cudaError_t copy_check(const char *what, const struct copy *c, enum cudaM
 	if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault)
 		return cudaErrorInvalidMemcpyDirection;
 	if (kind == cudaMemcpyDefault)
-		kind = (enum cudaMemcpyKind)((memory_in_range(c->to) ? 1 : 0) + (memory_in_range(c->from) ? 2 : 0));
+		kind = (enum cudaMemcpyKind)((memory_in_range(c->to) ? 1 : 0) +
+					     (memory_in_range(c->from) ? 2 : 0));
 	side_check(what, "to", c->to, c->size, kind & 1);
 	side_check(what, "from", c->from, c->size, kind & 2);
 	return cudaSuccess;
@@ -954,7 +970,8 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyK
 	return a.fail(stream_do(NULL, "cudaMemcpy", copy_run, &c, sizeof c));
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t stream)
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,
+			    cudaStream_t stream)
 {
 	api a;
 	struct copy c = {to, from, size};
@@ -964,7 +981,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
 	if (a.fail(copy_check("cudaMemcpyAsync", &c, kind)))
 		return a.code;
 	if (stream && stream_of(stream, "cudaMemcpyAsync")->status == cudaStreamCaptureStatusActive &&
-	    ((!memory_in_range(from) && !is_pinned(from, size)) || (!memory_in_range(to) && !is_pinned(to, size)))) {
+	    ((!memory_in_range(from) && !is_pinned(from, size)) ||
+	     (!memory_in_range(to) && !is_pinned(to, size)))) {
 		stream->status = cudaStreamCaptureStatusInvalidated;
 		return a.fail(cudaErrorStreamCaptureUnsupported);
 	}
@@ -1059,7 +1077,8 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attr, const void *k
 	return cudaSuccess;
 }
 
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int block_size, size_t dynamic_shared)
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int block_size,
+							  size_t dynamic_shared)
 {
 	api a;
 
@@ -1088,8 +1107,8 @@ static void launch_run(const void *data)
 	memory_check(k.kernel);
 }
 
-cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kernel, void (*run)(const void *call),
-			     const void *call, size_t size)
+cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kernel,
+			     void (*run)(const void *call), const void *call, size_t size)
 {
 	api a;
 	const dim3 &g = config->gridDim, &b = config->blockDim;
@@ -1103,7 +1122,8 @@ cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kerne
 
 	for (unsigned i = 0; i < config->numAttrs; i++) {
 		if (config->attrs[i].id != cudaLaunchAttributeProgrammaticStreamSerialization)
-			stop("kernel %s: the fake does not know launch attribute %d", function_name(kernel), config->attrs[i].id);
+			stop("kernel %s: the fake does not know launch attribute %d", function_name(kernel),
+			     config->attrs[i].id);
 		overlaps = config->attrs[i].val.programmaticStreamSerializationAllowed != 0;
 	}
 	if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > INT_MAX || g.y > 65535 || g.z > 65535)
@@ -1111,8 +1131,10 @@ cudaError_t cuda_fake_launch(const cudaLaunchConfig_t *config, const void *kerne
 	if (b.x == 0 || b.y == 0 || b.z == 0 || b.x > MAX_THREADS || b.y > MAX_THREADS || b.z > 64 ||
 	    b.x * b.y * b.z > MAX_THREADS)
 		stop("kernel %s: a block of %u x %u x %u", function_name(kernel), b.x, b.y, b.z);
-	if (config->dynamicSmemBytes > SHARED_PLAIN && config->dynamicSmemBytes > (size_t)*function_shared(kernel))
-		stop("kernel %s: %zu bytes of dynamic shared memory, and at most %d without cudaFuncSetAttribute",
+	if (config->dynamicSmemBytes > SHARED_PLAIN &&
+	    config->dynamicSmemBytes > (size_t)*function_shared(kernel))
+		stop("kernel %s: %zu bytes of dynamic shared memory, and at most %d without "
+		     "cudaFuncSetAttribute",
 		     function_name(kernel), config->dynamicSmemBytes, *function_shared(kernel));
 	if (config->dynamicSmemBytes > (size_t)*function_shared(kernel))
 		stop("kernel %s: %zu bytes of dynamic shared memory, and cudaFuncSetAttribute said %d",

@@ -3,18 +3,24 @@
 #define TESTS_FAKES_CUDA_VECTOR_TYPES_H
 
 #define CUDA_FAKE_VECTORS(T, name, a2, a4)                                                                   \
-	struct name##1 {                                                                                     \
+	struct name##1                                                                                       \
+	{                                                                                                    \
 		T x;                                                                                         \
 	};                                                                                                   \
-	struct name##2 {                                                                                     \
+	struct name##2                                                                                       \
+	{                                                                                                    \
 		T x, y;                                                                                      \
-	} __attribute__((aligned(a2)));                                                                      \
-	struct name##3 {                                                                                     \
+	}                                                                                                    \
+	__attribute__((aligned(a2)));                                                                        \
+	struct name##3                                                                                       \
+	{                                                                                                    \
 		T x, y, z;                                                                                   \
 	};                                                                                                   \
-	struct name##4 {                                                                                     \
+	struct name##4                                                                                       \
+	{                                                                                                    \
 		T x, y, z, w;                                                                                \
-	} __attribute__((aligned(a4)));                                                                      \
+	}                                                                                                    \
+	__attribute__((aligned(a4)));                                                                        \
 	typedef struct name##1 name##1;                                                                      \
 	typedef struct name##2 name##2;                                                                      \
 	typedef struct name##3 name##3;                                                                      \

@@ -10,17 +10,17 @@ struct device;
 
 enum mistake {
 	NO_MISTAKE,
-	NO_BARRIER,       /* between writing shared memory and reading what others wrote */
-	UNEVEN_BARRIER,   /* which half of the threads reach */
-	UNEVEN_SHUFFLE,   /* which one lane of the mask does not reach */
-	NO_COPY_WAIT,     /* between cp.async and reading what it copies */
-	NO_GRID_WAIT,     /* for the kernel before */
-	NEXT_TOO_EARLY,   /* the next kernel may begin before that wait */
-	AHEAD_OF_ANY,     /* weights are read before that wait, whatever the kernel before does */
-	AHEAD_OF_NEXT,    /* the same behind one that calls grid_next: no mistake */
-	BEYOND_MEMORY,    /* one element after x is written */
-	BEYOND_SHARED,    /* one element after the dynamic shared memory is written */
-	TOO_MUCH_SHARED,  /* more than a block can have */
+	NO_BARRIER,      /* between writing shared memory and reading what others wrote */
+	UNEVEN_BARRIER,  /* which half of the threads reach */
+	UNEVEN_SHUFFLE,  /* which one lane of the mask does not reach */
+	NO_COPY_WAIT,    /* between cp.async and reading what it copies */
+	NO_GRID_WAIT,    /* for the kernel before */
+	NEXT_TOO_EARLY,  /* the next kernel may begin before that wait */
+	AHEAD_OF_ANY,    /* weights are read before that wait, whatever the kernel before does */
+	AHEAD_OF_NEXT,   /* the same behind one that calls grid_next: no mistake */
+	BEYOND_MEMORY,   /* one element after x is written */
+	BEYOND_SHARED,   /* one element after the dynamic shared memory is written */
+	TOO_MUCH_SHARED, /* more than a block can have */
 };
 
 /* x (64), in device memory: reversed, by one block of as many threads. */

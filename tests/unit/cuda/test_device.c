@@ -157,7 +157,8 @@ static void the_first_failure_is_told_with_its_operation(void **state)
 		cuda_fake_fail_after(n, cudaErrorLaunchFailure);
 		d->ops->sum_squares(d, x, 64, out);
 		cuda_fake_fail_after(0, cudaSuccess);
-		if (cuda_device(d)->failure != cudaSuccess && !strcmp(cuda_device(d)->failed_at, "sum_squares"))
+		if (cuda_device(d)->failure != cudaSuccess &&
+		    !strcmp(cuda_device(d)->failed_at, "sum_squares"))
 			break;
 		cuda_device(d)->failure = cudaSuccess;
 	}
@@ -384,11 +385,13 @@ static void pass_ask(struct device *d, const struct pass_shape *s, int n, void *
 		const int rows[] = {q, h, f, h}, cols[] = {h, q, h, f};
 
 		for (int i = 0; i < LORA_PARTS; i++)
-			parts[i] = (struct lora_part){p, p, p, p, p, group == 0 && i ? kv : rows[group], s->rank, 0, 0};
+			parts[i] = (struct lora_part){p,       p, p, p, p, group == 0 && i ? kv : rows[group],
+						      s->rank, 0, 0};
 		for (int count = 1; count <= counts[group]; count++) {
 			d->ops->lora(d, p, parts, count, n, cols[group], 1, &mask, ADD_ACT, p, rows[group]);
 			if (s->train)
-				d->ops->lora_grad(d, p, parts, count, n, cols[group], 1, &mask, p, rows[group], p, ADD_ACT, p);
+				d->ops->lora_grad(d, p, parts, count, n, cols[group], 1, &mask, p,
+						  rows[group], p, ADD_ACT, p);
 		}
 	}
 	for (int sequences = 1; sequences <= s->sequences && sequences <= n; sequences += 3) {
@@ -412,7 +415,10 @@ static void pass_ask(struct device *d, const struct pass_shape *s, int n, void *
 				d->ops->attention_grad(d, &a, p, p, p, p, p, p, p, p, p);
 		}
 	}
-	struct matrix head = {.dtype = s->weights == DTYPE_F32 ? DTYPE_F32 : d->act, .rows = s->vocab, .cols = h, .data = p};
+	struct matrix head = {.dtype = s->weights == DTYPE_F32 ? DTYPE_F32 : d->act,
+			      .rows = s->vocab,
+			      .cols = h,
+			      .data = p};
 
 	d->ops->matmul(d, p, &head, logits, STORE_F32, p, s->vocab);
 	if (s->train) {
@@ -429,21 +435,85 @@ static void reserved_scratch_is_enough_for_a_pass_and_for_all_smaller_ones(void 
 {
 	static const struct pass_shape shapes[] = {
 		/* Gemma 2B: trained with adapters, and decoding */
-		{.tokens = 8192, .sequences = 16, .hidden = 2048, .intermediate = 16384, .vocab = 256000, .heads = 8,
-		 .kv_heads = 1, .head_dim = 256, .max_keys = 8192, .logits = 512, .rank = 64, .train = true, .weights = DTYPE_NF4},
-		{.tokens = 300, .sequences = 64, .hidden = 2048, .intermediate = 16384, .vocab = 256000, .heads = 8,
-		 .kv_heads = 1, .head_dim = 256, .max_keys = 8192, .logits = 64, .rank = 8, .weights = DTYPE_BF16},
+		{.tokens = 8192,
+		 .sequences = 16,
+		 .hidden = 2048,
+		 .intermediate = 16384,
+		 .vocab = 256000,
+		 .heads = 8,
+		 .kv_heads = 1,
+		 .head_dim = 256,
+		 .max_keys = 8192,
+		 .logits = 512,
+		 .rank = 64,
+		 .train = true,
+		 .weights = DTYPE_NF4},
+		{.tokens = 300,
+		 .sequences = 64,
+		 .hidden = 2048,
+		 .intermediate = 16384,
+		 .vocab = 256000,
+		 .heads = 8,
+		 .kv_heads = 1,
+		 .head_dim = 256,
+		 .max_keys = 8192,
+		 .logits = 64,
+		 .rank = 8,
+		 .weights = DTYPE_BF16},
 		/* odd sizes: NF4 whose rows do not begin with a block, or whose absmax codes cannot be read by 4 */
-		{.tokens = 96, .sequences = 3, .hidden = 144, .intermediate = 320, .vocab = 300, .heads = 4, .kv_heads = 2,
-		 .head_dim = 32, .max_keys = 96, .logits = 96, .rank = 8, .train = true, .weights = DTYPE_NF4},
-		{.tokens = 96, .sequences = 3, .hidden = 192, .intermediate = 320, .vocab = 300, .heads = 4, .kv_heads = 4,
-		 .head_dim = 48, .max_keys = 96, .logits = 96, .rank = 20, .train = true, .weights = DTYPE_NF4},
+		{.tokens = 96,
+		 .sequences = 3,
+		 .hidden = 144,
+		 .intermediate = 320,
+		 .vocab = 300,
+		 .heads = 4,
+		 .kv_heads = 2,
+		 .head_dim = 32,
+		 .max_keys = 96,
+		 .logits = 96,
+		 .rank = 8,
+		 .train = true,
+		 .weights = DTYPE_NF4},
+		{.tokens = 96,
+		 .sequences = 3,
+		 .hidden = 192,
+		 .intermediate = 320,
+		 .vocab = 300,
+		 .heads = 4,
+		 .kv_heads = 4,
+		 .head_dim = 48,
+		 .max_keys = 96,
+		 .logits = 96,
+		 .rank = 20,
+		 .train = true,
+		 .weights = DTYPE_NF4},
 		/* every weight */
-		{.tokens = 2048, .sequences = 9, .hidden = 4096, .intermediate = 11008, .vocab = 32000, .heads = 32,
-		 .kv_heads = 32, .head_dim = 128, .max_keys = 2048, .logits = 1024, .train = true, .full = true,
+		{.tokens = 2048,
+		 .sequences = 9,
+		 .hidden = 4096,
+		 .intermediate = 11008,
+		 .vocab = 32000,
+		 .heads = 32,
+		 .kv_heads = 32,
+		 .head_dim = 128,
+		 .max_keys = 2048,
+		 .logits = 1024,
+		 .train = true,
+		 .full = true,
 		 .weights = DTYPE_F32},
-		{.tokens = 16, .sequences = 2, .hidden = 64, .intermediate = 128, .vocab = 1000, .heads = 2, .kv_heads = 2,
-		 .head_dim = 32, .max_keys = 16, .logits = 16, .rank = 70, .train = true, .weights = DTYPE_F16},
+		{.tokens = 16,
+		 .sequences = 2,
+		 .hidden = 64,
+		 .intermediate = 128,
+		 .vocab = 1000,
+		 .heads = 2,
+		 .kv_heads = 2,
+		 .head_dim = 32,
+		 .max_keys = 16,
+		 .logits = 16,
+		 .rank = 70,
+		 .train = true,
+		 .weights = DTYPE_F16},
 	};
 	static const enum dtype acts[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
 
@@ -469,7 +539,10 @@ static void reserved_scratch_is_enough_for_a_pass_and_for_all_smaller_ones(void 
 			uint64_t allocations = cuda_fake_count().allocations;
 
 			check(device_record_begin(d, &err));
-			for (int n = 1; n <= s->tokens; n = n < 12 ? n + 1 : n < s->tokens && 5 * n / 4 > s->tokens ? s->tokens : 5 * n / 4)
+			for (int n = 1; n <= s->tokens; n = n < 12 ? n + 1
+							    : n < s->tokens && 5 * n / 4 > s->tokens
+								    ? s->tokens
+								    : 5 * n / 4)
 				pass_ask(d, s, n, p);
 			check(device_record_end(d, &r, &err));
 			assert_int_equal(cuda_fake_count().allocations, allocations);
@@ -482,15 +555,19 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_is_missing_is_said_in_one_line, reset, reset),
-		cmocka_unit_test_setup_teardown(memory_that_is_not_there_is_an_error_with_figures, reset, reset),
-		cmocka_unit_test_setup_teardown(scratch_that_cannot_grow_fails_at_the_next_wait, reset, reset),
+		cmocka_unit_test_setup_teardown(memory_that_is_not_there_is_an_error_with_figures, reset,
+						reset),
+		cmocka_unit_test_setup_teardown(scratch_that_cannot_grow_fails_at_the_next_wait, reset,
+						reset),
 		cmocka_unit_test_setup_teardown(the_first_failure_is_told_with_its_operation, reset, reset),
 		cmocka_unit_test_setup_teardown(copies_keep_their_order_whatever_their_size, reset, reset),
 		cmocka_unit_test_setup_teardown(uploads_do_not_belong_into_recordings, reset, reset),
-		cmocka_unit_test_setup_teardown(recordings_work_on_what_buffers_hold_when_they_are_replayed, reset, reset),
+		cmocka_unit_test_setup_teardown(recordings_work_on_what_buffers_hold_when_they_are_replayed,
+						reset, reset),
 		cmocka_unit_test_setup_teardown(a_thread_may_use_several_gpus_in_turn, reset, reset),
 		cmocka_unit_test_setup_teardown(nothing_is_left_when_a_device_is_closed, reset, reset),
-		cmocka_unit_test_setup_teardown(reserved_scratch_is_enough_for_a_pass_and_for_all_smaller_ones, reset, reset),
+		cmocka_unit_test_setup_teardown(
+			reserved_scratch_is_enough_for_a_pass_and_for_all_smaller_ones, reset, reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

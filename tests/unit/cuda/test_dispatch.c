@@ -8,8 +8,9 @@ static const struct gpu {
 	int major, minor, multiprocessors;
 	size_t block_shared, shared;
 } gpus[] = {
-	{8, 0, 108, 163 << 10, 164 << 10},  {8, 6, 84, 99 << 10, 100 << 10},   {8, 9, 128, 99 << 10, 100 << 10},
-	{9, 0, 132, 227 << 10, 228 << 10},  {10, 0, 148, 227 << 10, 228 << 10}, {12, 0, 170, 99 << 10, 100 << 10},
+	{8, 0, 108, 163 << 10, 164 << 10},  {8, 6, 84, 99 << 10, 100 << 10},
+	{8, 9, 128, 99 << 10, 100 << 10},   {9, 0, 132, 227 << 10, 228 << 10},
+	{10, 0, 148, 227 << 10, 228 << 10}, {12, 0, 170, 99 << 10, 100 << 10},
 	{12, 0, 20, 99 << 10, 100 << 10},
 };
 
@@ -54,8 +55,10 @@ static void tiles_grow_and_every_gpu_has_one_for_every_number_of_tokens(void **s
 			for (size_t k = 0; k < COUNT(gpus); k++)
 				everywhere = everywhere && t.shared <= gpus[k].block_shared;
 			/* Only of tiles with as many tokens as another may one need more than some GPU has. */
-			assert_true(everywhere || (i > 0 && (back ? nf4_backward_tile(i - 1) : nf4_forward_tile(i - 1)).tokens ==
-							    t.tokens));
+			assert_true(everywhere ||
+				    (i > 0 &&
+				     (back ? nf4_backward_tile(i - 1) : nf4_forward_tile(i - 1)).tokens ==
+					     t.tokens));
 			/* Bound by the tensor cores, which want more warps than one block has; beyond that, registers hold one. */
 			if (t.tokens == 64)
 				assert_true(2 * (t.shared + 1024) <= gpus[0].shared);
@@ -74,12 +77,17 @@ static void plans_cover_everything_once(void **state)
 	(void)state;
 	for (int i = 0; i < 4000; i++) {
 		const struct gpu *g = &gpus[(size_t)i % COUNT(gpus)];
-		int n = random_size(256), rows = random_size(i % 2 ? 300 : 150000), cols = 64 * random_size(i % 3 ? 20 : 500);
+		int n = random_size(256), rows = random_size(i % 2 ? 300 : 150000),
+		    cols = 64 * random_size(i % 3 ? 20 : 500);
 		bool back = i % 4 < 2;
-		struct nf4_plan p = back ? nf4_backward_plan(g->major, g->minor, g->multiprocessors, n, rows, cols)
-					 : nf4_forward_plan(g->major, g->minor, g->multiprocessors, n, rows, cols);
-		struct nf4_plan again = back ? nf4_backward_plan(g->major, g->minor, g->multiprocessors, n, rows, cols)
-					     : nf4_forward_plan(g->major, g->minor, g->multiprocessors, n, rows, cols);
+		struct nf4_plan p = back ? nf4_backward_plan(g->major, g->minor, g->multiprocessors, n, rows,
+							     cols)
+					 : nf4_forward_plan(g->major, g->minor, g->multiprocessors, n, rows,
+							    cols);
+		struct nf4_plan again = back ? nf4_backward_plan(g->major, g->minor, g->multiprocessors, n,
+								 rows, cols)
+					     : nf4_forward_plan(g->major, g->minor, g->multiprocessors, n,
+								rows, cols);
 		struct nf4_tile t = back ? nf4_backward_tile(p.tile) : nf4_forward_tile(p.tile);
 		int width = back ? cols : rows, depth = back ? rows : cols;
 
@@ -89,7 +97,8 @@ static void plans_cover_everything_once(void **state)
 		check_cut(n, t.tokens, p.token_blocks);
 		check_cut(depth, t.depth * p.steps, p.splits);
 		/* Only tokens beyond the largest tile are a reason to read the matrix again. */
-		assert_true(p.token_blocks == 1 || p.tile == (back ? NF4_BACKWARD_COUNT : NF4_FORWARD_COUNT) - 1);
+		assert_true(p.token_blocks == 1 ||
+			    p.tile == (back ? NF4_BACKWARD_COUNT : NF4_FORWARD_COUNT) - 1);
 		assert_true(p.token_blocks < 65536 && p.splits < 65536);
 		assert_true(nf4_plan_scratch(&p, n, width) ==
 			    (p.splits > 1 ? 4 * (size_t)p.splits * (size_t)n * (size_t)width : 0));
@@ -160,8 +169,9 @@ static void check_forward(int tokens, int row_warps, int k_warps, int row_tiles,
 
 			for (int row0 = 0; row0 < 16 * row_tiles; row0 += 8) {
 				for (int lane = 0; lane < 32; lane++) {
-					at[lane] = nf4_w_offset(warp % row_warps * 16 * row_tiles + row0 + lane / 4, block,
-								blocks) +
+					at[lane] = nf4_w_offset(warp % row_warps * 16 * row_tiles + row0 +
+									lane / 4,
+								block, blocks) +
 						   8 * (lane % 4);
 					mark(w_seen, w_size, at[lane], 8);
 				}
@@ -172,7 +182,8 @@ static void check_forward(int tokens, int row_warps, int k_warps, int row_tiles,
 					for (int lane = 0; lane < 32; lane++) {
 						int token = token0 + lane / 4;
 
-						at[lane] = nf4_x_offset(token, block * 8 + lane % 4 * 2 + h, chunks);
+						at[lane] = nf4_x_offset(token, block * 8 + lane % 4 * 2 + h,
+									chunks);
 						if (token < tokens)
 							mark(x_seen, x_size, at[lane], 16);
 					}
@@ -199,7 +210,8 @@ static void check_backward(int tokens, int col_warps, int k_warps, int lane_cols
 
 			for (int r = 0; r < 8; r++) {
 				for (int lane = 0; lane < 32; lane++) {
-					at[lane] = nf4_wt_offset(group * 32 + lane % 4 * 8 + r, col / NF4_BLOCK) +
+					at[lane] = nf4_wt_offset(group * 32 + lane % 4 * 8 + r,
+								 col / NF4_BLOCK) +
 						   (col % NF4_BLOCK + lane / 4 * lane_cols) / 2;
 					mark(w_seen, w_size, at[lane], lane_cols / 2);
 				}
@@ -207,7 +219,8 @@ static void check_backward(int tokens, int col_warps, int k_warps, int lane_cols
 			}
 			for (int token0 = 0; token0 < tokens && warp % col_warps == 0; token0 += 8) {
 				for (int lane = 0; lane < 32; lane++) {
-					at[lane] = nf4_dy_offset(token0 + lane / 4, group * 4 + lane % 4, chunks);
+					at[lane] = nf4_dy_offset(token0 + lane / 4, group * 4 + lane % 4,
+								 chunks);
 					mark(dy_seen, dy_size, at[lane], 16);
 				}
 				check_banks(at, 16);
@@ -223,9 +236,9 @@ static void check_backward(int tokens, int col_warps, int k_warps, int lane_cols
 static void tiles_are_read_once_and_without_bank_conflicts(void **state)
 {
 	(void)state;
-#define CHECK_FORWARD(tokens, row_warps, k_warps, row_tiles, subs, stages, pairs)                                      \
+#define CHECK_FORWARD(tokens, row_warps, k_warps, row_tiles, subs, stages, pairs)                            \
 	check_forward(tokens, row_warps, k_warps, row_tiles, subs);
-#define CHECK_BACKWARD(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs)                                     \
+#define CHECK_BACKWARD(tokens, col_warps, k_warps, lane_cols, subs, stages, pairs)                           \
 	check_backward(tokens, col_warps, k_warps, lane_cols, subs);
 	NF4_FORWARD_TILES(CHECK_FORWARD)
 	NF4_BACKWARD_TILES(CHECK_BACKWARD)
@@ -245,7 +258,8 @@ static void conversions_take_whole_blocks_of_bounded_size(void **state)
 		assert_true(r >= 1 && r <= rows);
 		assert_true(r == rows || r % NF4_BLOCK == 0);
 		assert_true(size % 256 == 0 && size >= (size_t)r * (size_t)cols * act);
-		assert_true(r <= NF4_BLOCK || size <= (n > CONVERT_FEW ? CONVERT_BYTES : CONVERT_FEW_BYTES) + 256);
+		assert_true(r <= NF4_BLOCK ||
+			    size <= (n > CONVERT_FEW ? CONVERT_BYTES : CONVERT_FEW_BYTES) + 256);
 		assert_true(nf4_absmax_scratch(rows, cols) * NF4_BLOCK >= 4 * (size_t)rows * (size_t)cols);
 	}
 }
@@ -256,7 +270,8 @@ static void scratch_is_enough_for_fewer_tokens_too(void **state)
 	for (int i = 0; i < 60; i++) {
 		const struct gpu *g = &gpus[(size_t)i % COUNT(gpus)];
 		int n = random_size(700), rows = 8 * random_size(2000), cols = 64 * random_size(100);
-		size_t most = product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, n, rows, cols, DTYPE_NF4);
+		size_t most = product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, n, rows,
+					      cols, DTYPE_NF4);
 
 		assert_true(most >= convert_scratch(n, rows, cols, 2));
 		for (int k = 0; k < 100; k++) {
@@ -264,16 +279,22 @@ static void scratch_is_enough_for_fewer_tokens_too(void **state)
 
 			if (nf4_product_kind(g->major, t, rows, cols) != NF4_FUSED)
 				continue;
-			struct nf4_plan y = nf4_forward_plan(g->major, g->minor, g->multiprocessors, t, rows, cols);
-			struct nf4_plan dx = nf4_backward_plan(g->major, g->minor, g->multiprocessors, t, rows, cols);
+			struct nf4_plan y = nf4_forward_plan(g->major, g->minor, g->multiprocessors, t, rows,
+							     cols);
+			struct nf4_plan dx = nf4_backward_plan(g->major, g->minor, g->multiprocessors, t,
+							       rows, cols);
 
 			assert_true(nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&y, t, rows) <= most);
 			assert_true(nf4_absmax_scratch(rows, cols) + nf4_plan_scratch(&dx, t, cols) <= most);
 		}
-		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, n, rows, cols, DTYPE_BF16), 0);
-		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, 0, rows, cols, DTYPE_NF4), 0);
-		assert_true(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_F16, n, rows, cols, DTYPE_F32) >=
-			    convert_scratch(n, rows, cols, 2));
+		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, n, rows,
+						 cols, DTYPE_BF16),
+				 0);
+		assert_int_equal(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_BF16, 0, rows,
+						 cols, DTYPE_NF4),
+				 0);
+		assert_true(product_scratch(g->major, g->minor, g->multiprocessors, DTYPE_F16, n, rows, cols,
+					    DTYPE_F32) >= convert_scratch(n, rows, cols, 2));
 	}
 }
 

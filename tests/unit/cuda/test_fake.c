@@ -36,7 +36,8 @@ static int run(enum mistake mistake, const char *order, bool host, char *said, s
 		close(ends[0]);
 		close(ends[1]);
 		setenv("CUDA_FAKE_ORDER", order, 1);
-		if (device_open(DEVICE_CUDA, 0, DTYPE_F32, &d, &err) || device_alloc(d, sizeof x, &there, &err))
+		if (device_open(DEVICE_CUDA, 0, DTYPE_F32, &d, &err) ||
+		    device_alloc(d, sizeof x, &there, &err))
 			_exit(3);
 		for (int i = 0; i < N; i++)
 			x[i] = (float)i;

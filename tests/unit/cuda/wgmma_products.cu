@@ -10,7 +10,8 @@ __global__ void __launch_bounds__(128) wgmma_product_kernel(const T *a, const T 
 	const int K = WGMMA_DEPTH;
 	DYNAMIC_SHARED(T, memory);
 	T *a_tile = tile_begin(memory), *b_tile = a_tile + 64 * K;
-	int a_rows = A_COLUMNS ? K : 64, a_chunks = A_COLUMNS ? 8 : K / 8, b_rows = B_COLUMNS ? K : N, b_chunks = B_COLUMNS ? N / 8 : K / 8;
+	int a_rows = A_COLUMNS ? K : 64, a_chunks = A_COLUMNS ? 8 : K / 8, b_rows = B_COLUMNS ? K : N,
+	    b_chunks = B_COLUMNS ? N / 8 : K / 8;
 	int thread = threadIdx.x, lane = thread % 32, row = thread / 32 * 16 + lane / 4;
 	float d[N / 8][4];
 
@@ -28,7 +29,8 @@ __global__ void __launch_bounds__(128) wgmma_product_kernel(const T *a, const T 
 	for (int k = 0; k < K / 16; k++) {
 		UNROLL
 		for (int i = 0; i < 4 && REGISTERS; i++)
-			x[k][i] = *reinterpret_cast<const uint32_t *>(a + (row + i % 2 * 8) * K + 16 * k + i / 2 * 8 + lane % 4 * 2);
+			x[k][i] = *reinterpret_cast<const uint32_t *>(a + (row + i % 2 * 8) * K + 16 * k +
+								      i / 2 * 8 + lane % 4 * 2);
 	}
 	wgmma_fence();
 	UNROLL
@@ -53,11 +55,12 @@ __global__ void __launch_bounds__(128) wgmma_product_kernel(const T *a, const T 
 template <typename T, int N, bool A_COLUMNS, bool B_COLUMNS, bool REGISTERS>
 static void launch(struct device *d, const void *a, const void *b, float *out)
 {
-	cuda_launch(d, "wgmma", wgmma_product_kernel<T, N, A_COLUMNS, B_COLUMNS, REGISTERS>, dim3(1), dim3(128),
-		    2 * WGMMA_DEPTH * (64 + N) + HOPPER_ALIGN, (const T *)a, (const T *)b, out);
+	cuda_launch(d, "wgmma", wgmma_product_kernel<T, N, A_COLUMNS, B_COLUMNS, REGISTERS>, dim3(1),
+		    dim3(128), 2 * WGMMA_DEPTH * (64 + N) + HOPPER_ALIGN, (const T *)a, (const T *)b, out);
 }
 
-template <typename T, int N> static void product(struct device *d, enum wgmma_form form, const void *a, const void *b, float *out)
+template <typename T, int N>
+static void product(struct device *d, enum wgmma_form form, const void *a, const void *b, float *out)
 {
 	switch (form) {
 	case BY_ROWS: launch<T, N, false, false, false>(d, a, b, out); break;
@@ -74,7 +77,9 @@ template <typename T, int N> static void product(struct device *d, enum wgmma_fo
 	}
 }
 
-template <typename T> static void product_of(struct device *d, enum wgmma_form form, int n, const void *a, const void *b, float *out)
+template <typename T>
+static void product_of(struct device *d, enum wgmma_form form, int n, const void *a, const void *b,
+		       float *out)
 {
 	if (n == 64)
 		product<T, 64>(d, form, a, b, out);
@@ -86,7 +91,8 @@ template <typename T> static void product_of(struct device *d, enum wgmma_form f
 		product<T, 256>(d, form, a, b, out);
 }
 
-extern "C" bool wgmma_product(struct device *d, enum wgmma_form form, int n, const void *a, const void *b, float *out)
+extern "C" bool wgmma_product(struct device *d, enum wgmma_form form, int n, const void *a, const void *b,
+			      float *out)
 {
 	struct attention any = {};
 

@@ -101,8 +101,8 @@ static inline bool case_wanted(size_t i)
 	return !every || atoi(every) < 1 || i % (size_t)atoi(every) == 0;
 }
 
-#define EACH_DEVICE(d)                                                                                                 \
-	for (size_t each = 0; ((d) = device_at(each)); each++)                                                         \
+#define EACH_DEVICE(d)                                                                                       \
+	for (size_t each = 0; ((d) = device_at(each)); each++)                                               \
 		if (device_wanted(d))
 
 /* How many random cases: the fake GPU (tests/fakes/cuda) runs kernels thread by thread. */
@@ -245,8 +245,8 @@ static inline void assert_all_close(const struct device *d, const float *got, co
 {
 	for (size_t i = 0; i < n; i++)
 		if (!(fabs(got[i] - want[i]) <= tolerance * (1 + fabs(want[i]))))
-			fail_msg("%s: %s[%zu] of %zu is %.9g, expected %.9g", d->ops->name, what, i, n, (double)got[i],
-				 want[i]);
+			fail_msg("%s: %s[%zu] of %zu is %.9g, expected %.9g", d->ops->name, what, i, n,
+				 (double)got[i], want[i]);
 }
 
 static inline void free_all(void **list, size_t n)
@@ -255,10 +255,10 @@ static inline void free_all(void **list, size_t n)
 		free(list[i]);
 }
 
-#define FREE(...)                                                                                                      \
-	do {                                                                                                           \
-		void *list[] = {__VA_ARGS__};                                                                          \
-		free_all(list, sizeof list / sizeof *list);                                                            \
+#define FREE(...)                                                                                            \
+	do {                                                                                                 \
+		void *list[] = {__VA_ARGS__};                                                                \
+		free_all(list, sizeof list / sizeof *list);                                                  \
 	} while (0)
 
 #endif

@@ -25,23 +25,27 @@ static double score_of(const struct attention *a, double dot, double *slope)
 }
 
 /* Attention in float64, and its gradients by the chain rule written out. dq, dk, dv have the strides of q, k, v. */
-static void ref_attention(const struct batch *b, const float *q, const float *k, const float *v, const float *dout, double *out,
-			  double *lse, double *dq, double *dk, double *dv)
+static void ref_attention(const struct batch *b, const float *q, const float *k, const float *v,
+			  const float *dout, double *out, double *lse, double *dq, double *dk, double *dv)
 {
 	const struct attention *a = &b->a;
 	int group = a->heads / a->kv_heads, dim = a->head_dim;
-	double *p = xmalloc(sizeof *p * 3 * (size_t)b->key_rows), *dp = p + b->key_rows, *slope = dp + b->key_rows;
+	double *p = xmalloc(sizeof *p * 3 * (size_t)b->key_rows), *dp = p + b->key_rows,
+	       *slope = dp + b->key_rows;
 
 	for (int s = 0; s < a->sequences; s++)
 		for (int h = 0; h < a->heads; h++)
 			for (int i = b->cu_q[s]; i < b->cu_q[s + 1]; i++) {
-				int own = b->k_end[s] - b->k_begin[s] - (b->cu_q[s + 1] - i); /* its own key */
+				int own = b->k_end[s] - b->k_begin[s] -
+					  (b->cu_q[s + 1] - i); /* its own key */
 				int first = a->window && own + 1 > a->window ? own + 1 - a->window : 0;
-				const float *qi = q + i * a->q_stride + h * dim, *di = dout + (i * a->heads + h) * dim;
+				const float *qi = q + i * a->q_stride + h * dim,
+					    *di = dout + (i * a->heads + h) * dim;
 				double sum = 0, delta = 0, most = -1e300;
 
 				for (int j = first; j <= own; j++) {
-					const float *kj = k + (ptrdiff_t)(b->k_begin[s] + j) * a->k_stride + h / group * dim;
+					const float *kj = k + (ptrdiff_t)(b->k_begin[s] + j) * a->k_stride +
+							  h / group * dim;
 					double dot = 0;
 
 					for (int e = 0; e < dim; e++)
@@ -53,7 +57,8 @@ static void ref_attention(const struct batch *b, const float *q, const float *k,
 					sum += p[j] = exp(p[j] - most);
 				lse[i * a->heads + h] = log(sum) + most;
 				for (int j = first; j <= own; j++) {
-					ptrdiff_t at = (ptrdiff_t)(b->k_begin[s] + j) * a->k_stride + h / group * dim;
+					ptrdiff_t at = (ptrdiff_t)(b->k_begin[s] + j) * a->k_stride +
+						       h / group * dim;
 
 					p[j] /= sum;
 					dp[j] = 0;
@@ -66,7 +71,8 @@ static void ref_attention(const struct batch *b, const float *q, const float *k,
 					delta += p[j] * dp[j];
 				}
 				for (int j = first; dq && j <= own; j++) {
-					ptrdiff_t at = (ptrdiff_t)(b->k_begin[s] + j) * a->k_stride + h / group * dim;
+					ptrdiff_t at = (ptrdiff_t)(b->k_begin[s] + j) * a->k_stride +
+						       h / group * dim;
 					double ds = p[j] * (dp[j] - delta) * slope[j];
 
 					for (int e = 0; e < dim; e++) {
@@ -108,7 +114,8 @@ static void check_forward(struct device *d, const struct batch *b, int more)
 	struct attention a = on_device(d, b, more);
 	size_t nq = (size_t)(a.queries * a.q_stride), nk = (size_t)b->key_rows * (size_t)a.k_stride;
 	size_t no = (size_t)(a.queries * a.heads * a.head_dim), nl = (size_t)(a.queries * a.heads);
-	float *q = random_floats(nq, 2), *k = random_floats(nk, 2), *v = random_floats(nk, 1), *zero = xcalloc(no + 1, 4);
+	float *q = random_floats(nq, 2), *k = random_floats(nk, 2), *v = random_floats(nk, 1),
+	      *zero = xcalloc(no + 1, 4);
 	double *want = xcalloc(no + nl + 1, 8);
 	const void *q_there = act_in(d, q, nq), *k_there = act_in(d, k, nk), *v_there = act_in(d, v, nk);
 	void *out = act_new(d, no), *again = act_new(d, no);
@@ -143,7 +150,8 @@ static void check_training(struct device *d, struct batch *b, int gap, int more)
 	b->k_end = b->cu_q + 1;
 	b->key_rows = b->cu_q[b->a.sequences];
 	struct attention a = on_device(d, b, more);
-	size_t n = (size_t)(a.queries * ld), no = (size_t)(a.queries * qw), nl = (size_t)(a.queries * a.heads);
+	size_t n = (size_t)(a.queries * ld), no = (size_t)(a.queries * qw),
+	       nl = (size_t)(a.queries * a.heads);
 	float *x = random_floats(n, 1.5f), *dout = random_floats(no, 1);
 	double *out = xcalloc(no, 8), *lse = xcalloc(nl, 8), *dx = xcalloc(n, 8);
 	char *x_there = act_in(d, x, n), *dx_there[2];
@@ -159,8 +167,8 @@ static void check_training(struct device *d, struct batch *b, int gap, int more)
 	assert_all_close(d, l, lse, nl, 1e-5, "lse");
 	for (int i = 0; i < 2; i++) {
 		dx_there[i] = act_new(d, n);
-		d->ops->attention_grad(d, &a, x_there, x_there + k_at, x_there + v_at, out_there, lse_there, dout_there,
-				       dx_there[i], dx_there[i] + k_at, dx_there[i] + v_at);
+		d->ops->attention_grad(d, &a, x_there, x_there + k_at, x_there + v_at, out_there, lse_there,
+				       dout_there, dx_there[i], dx_there[i] + k_at, dx_there[i] + v_at);
 		got[i] = act_out(d, dx_there[i], n);
 	}
 	for (int t = 0; t < a.queries; t++)
@@ -170,7 +178,11 @@ static void check_training(struct device *d, struct batch *b, int gap, int more)
 			if (c >= qw + 2 * kw)
 				assert_true(isnan(got[0][i])); /* untouched */
 			else
-				assert_close(got[0][i], dx[i], gradient_tolerance(d), c < qw ? "dq" : c < qw + kw ? "dk" : "dv", i);
+				assert_close(got[0][i], dx[i], gradient_tolerance(d),
+					     c < qw        ? "dq"
+					     : c < qw + kw ? "dk"
+							   : "dv",
+					     i);
 		}
 	assert_memory_equal(got[0], got[1], n * sizeof *got[0]);
 	FREE(x, dout, out, lse, dx, o, l, got[0], got[1]);
@@ -184,34 +196,154 @@ static bool takes(const struct device *d, int head_dim)
 
 static void packed_sequences_and_their_gradients_agree_with_float64(void **state)
 {
-	static const int32_t one[] = {0, 1}, several[] = {0, 33, 34, 34, 99, 174}, longer[] = {0, 130, 137}, longest[] = {0, 190, 200, 483},
+	static const int32_t one[] = {0, 1}, several[] = {0, 33, 34, 34, 99, 174}, longer[] = {0, 130, 137},
+			     longest[] = {0, 190, 200, 483},
 			     many[] = {0, 5, 12, 12, 13, 30, 47, 48, 64, 65, 70};
 	static int32_t crowd[41]; /* more rows than run at once */
 	static const struct batch cases[] = {
-		{{.sequences = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 0.7f}, one, NULL, NULL, 0},
-		{{.sequences = 5, .heads = 4, .kv_heads = 2, .head_dim = 8, .scale = 0.35f}, several, NULL, NULL, 0},
-		{{.sequences = 3, .heads = 3, .kv_heads = 1, .head_dim = 22, .scale = 0.2f}, several, NULL, NULL, 0},
-		{{.sequences = 1, .heads = 2, .kv_heads = 2, .head_dim = 16, .scale = 0.25f}, one, NULL, NULL, 0},
-		{{.sequences = 5, .heads = 2, .kv_heads = 2, .head_dim = 64, .scale = 0.125f}, several, NULL, NULL, 0},
-		{{.sequences = 10, .heads = 4, .kv_heads = 1, .head_dim = 32, .scale = 0.18f}, many, NULL, NULL, 0},
-		{{.sequences = 10, .heads = 6, .kv_heads = 2, .head_dim = 80, .scale = 0.11f}, many, NULL, NULL, 0},
-		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 96, .scale = 0.1f}, longer, NULL, NULL, 0},
-		{{.sequences = 2, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, longer, NULL, NULL, 0},
-		{{.sequences = 2, .heads = 3, .kv_heads = 1, .head_dim = 192, .scale = 0.0625f, .window = 110}, longer, NULL, NULL, 0},
-		{{.sequences = 2, .heads = 2, .kv_heads = 2, .head_dim = 128, .scale = 0.09f}, longer, NULL, NULL, 0},
-		{{.sequences = 5, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, many, NULL, NULL, 0},
-		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 64, .scale = 0.5f, .softcap = 3}, longer, NULL, NULL, 0},
-		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 64, .scale = 0.125f, .window = 70}, longer, NULL, NULL, 0},
-		{{.sequences = 5, .heads = 2, .kv_heads = 1, .head_dim = 16, .scale = 0.25f, .window = 1}, several, NULL, NULL, 0},
-		{{.sequences = 5, .heads = 4, .kv_heads = 2, .head_dim = 32, .scale = 0.4f, .softcap = 5, .window = 9}, several, NULL, NULL, 0},
-		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, longest, NULL, NULL, 0},
-		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.1f, .softcap = 5, .window = 150}, longest, NULL, NULL, 0},
-		{{.sequences = 3, .heads = 3, .kv_heads = 1, .head_dim = 128, .scale = 0.09f, .window = 100}, longest, NULL, NULL, 0},
-		{{.sequences = 3, .heads = 2, .kv_heads = 2, .head_dim = 64, .scale = 0.125f}, longest, NULL, NULL, 0},
-		{{.sequences = 40, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f}, crowd, NULL, NULL, 0},
-		{{.sequences = 40, .heads = 8, .kv_heads = 2, .head_dim = 144, .scale = 0.1f, .softcap = 5, .window = 90}, crowd, NULL, NULL, 0},
-		{{.sequences = 40, .heads = 7, .kv_heads = 1, .head_dim = 112, .scale = 0.09f, .window = 9}, crowd, NULL, NULL, 0},
-		{{.sequences = 40, .heads = 8, .kv_heads = 8, .head_dim = 48, .scale = 0.2f}, crowd, NULL, NULL, 0},
+		{{.sequences = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 0.7f},
+		 one,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 5, .heads = 4, .kv_heads = 2, .head_dim = 8, .scale = 0.35f},
+		 several,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 3, .heads = 3, .kv_heads = 1, .head_dim = 22, .scale = 0.2f},
+		 several,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 1, .heads = 2, .kv_heads = 2, .head_dim = 16, .scale = 0.25f},
+		 one,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 5, .heads = 2, .kv_heads = 2, .head_dim = 64, .scale = 0.125f},
+		 several,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 10, .heads = 4, .kv_heads = 1, .head_dim = 32, .scale = 0.18f},
+		 many,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 10, .heads = 6, .kv_heads = 2, .head_dim = 80, .scale = 0.11f},
+		 many,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 96, .scale = 0.1f},
+		 longer,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 2, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f},
+		 longer,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 2,
+		  .heads = 3,
+		  .kv_heads = 1,
+		  .head_dim = 192,
+		  .scale = 0.0625f,
+		  .window = 110},
+		 longer,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 2, .heads = 2, .kv_heads = 2, .head_dim = 128, .scale = 0.09f},
+		 longer,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 5, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f},
+		 many,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 64, .scale = 0.5f, .softcap = 3},
+		 longer,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = 64, .scale = 0.125f, .window = 70},
+		 longer,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 5, .heads = 2, .kv_heads = 1, .head_dim = 16, .scale = 0.25f, .window = 1},
+		 several,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 5,
+		  .heads = 4,
+		  .kv_heads = 2,
+		  .head_dim = 32,
+		  .scale = 0.4f,
+		  .softcap = 5,
+		  .window = 9},
+		 several,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f},
+		 longest,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 3,
+		  .heads = 2,
+		  .kv_heads = 1,
+		  .head_dim = 256,
+		  .scale = 0.1f,
+		  .softcap = 5,
+		  .window = 150},
+		 longest,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 3, .heads = 3, .kv_heads = 1, .head_dim = 128, .scale = 0.09f, .window = 100},
+		 longest,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 3, .heads = 2, .kv_heads = 2, .head_dim = 64, .scale = 0.125f},
+		 longest,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 40, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f},
+		 crowd,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 40,
+		  .heads = 8,
+		  .kv_heads = 2,
+		  .head_dim = 144,
+		  .scale = 0.1f,
+		  .softcap = 5,
+		  .window = 90},
+		 crowd,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 40, .heads = 7, .kv_heads = 1, .head_dim = 112, .scale = 0.09f, .window = 9},
+		 crowd,
+		 NULL,
+		 NULL,
+		 0},
+		{{.sequences = 40, .heads = 8, .kv_heads = 8, .head_dim = 48, .scale = 0.2f},
+		 crowd,
+		 NULL,
+		 NULL,
+		 0},
 	};
 	struct device *d;
 
@@ -240,7 +372,12 @@ static void bounds_far_above_the_lengths_make_no_difference(void **state)
 	(void)state;
 	EACH_DEVICE(d)
 	for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
-		struct batch b = {{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = dims[i], .scale = 0.1f}, cu, NULL, NULL, 0};
+		struct batch b = {
+			{.sequences = 2, .heads = 2, .kv_heads = 1, .head_dim = dims[i], .scale = 0.1f},
+			cu,
+			NULL,
+			NULL,
+			0};
 
 		check_training(d, &b, 0, 1 << 20);
 	}
@@ -249,8 +386,10 @@ static void bounds_far_above_the_lengths_make_no_difference(void **state)
 static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 {
 	/* Three slots of 160 rows, filled to 71, 75 and 130; then single tokens of four slots. */
-	static const int32_t cu_some[] = {0, 1, 6, 46}, begin_some[] = {320, 0, 160}, end_some[] = {391, 75, 290};
-	static const int32_t cu_one[] = {0, 1, 2, 3, 4}, begin_one[] = {160, 480, 0, 320}, end_one[] = {161, 640, 33, 387};
+	static const int32_t cu_some[] = {0, 1, 6, 46}, begin_some[] = {320, 0, 160},
+			     end_some[] = {391, 75, 290};
+	static const int32_t cu_one[] = {0, 1, 2, 3, 4}, begin_one[] = {160, 480, 0, 320},
+			     end_one[] = {161, 640, 33, 387};
 	/* More parts than are brought together at once. */
 	static const int32_t cu_long[] = {0, 3}, begin_long[] = {0}, end_long[] = {640};
 	static const int dims[] = {16, 64, 80, 256, 10};
@@ -262,7 +401,9 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 		for (int k = 0; k < 5; k++) {
 			int kv_heads = k % 2 + 1, heads = 4, dim = dims[i];
 			struct batch b = {
-				.a = {.sequences = k < 2 ? 3 : k < 4 ? 4 : 1,
+				.a = {.sequences = k < 2   ? 3
+						   : k < 4 ? 4
+							   : 1,
 				      .heads = heads,
 				      .kv_heads = kv_heads,
 				      .head_dim = dim,
@@ -271,9 +412,15 @@ static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 				      .scale = 1 / sqrtf((float)dim),
 				      .softcap = i == 1 ? 2.0f : 0,
 				      .window = i == 2 ? 40 : 0},
-				.cu_q = k < 2 ? cu_some : k < 4 ? cu_one : cu_long,
-				.k_begin = k < 2 ? begin_some : k < 4 ? begin_one : begin_long,
-				.k_end = k < 2 ? end_some : k < 4 ? end_one : end_long,
+				.cu_q = k < 2   ? cu_some
+					: k < 4 ? cu_one
+						: cu_long,
+				.k_begin = k < 2   ? begin_some
+					   : k < 4 ? begin_one
+						   : begin_long,
+				.k_end = k < 2   ? end_some
+					 : k < 4 ? end_one
+						 : end_long,
 				.key_rows = 640,
 			};
 
@@ -290,17 +437,23 @@ static void rows_are_rotated_and_appended_to_a_cache(void **state)
 	(void)state;
 	EACH_DEVICE(d)
 	for (int round = 0; round < 4; round++) {
-		int dim = round == 0 ? 64 : round == 1 ? 10 : 2 * random_size(70), kv = round < 2 ? 1 : random_size(3);
-		int heads = kv * random_size(4), width = kv * dim, ld = heads * dim + 2 * width + 8 * round, half = dim / 2;
+		int dim = round == 0   ? 64
+			  : round == 1 ? 10
+				       : 2 * random_size(70),
+		    kv = round < 2 ? 1 : random_size(3);
+		int heads = kv * random_size(4), width = kv * dim, ld = heads * dim + 2 * width + 8 * round,
+		    half = dim / 2;
 		size_t n = (size_t)(5 * ld), nc = (size_t)(10 * width);
-		float *x = random_floats(n, 1), *c = f32_new(d, (size_t)(12 * half)), *s = f32_new(d, (size_t)(12 * half));
+		float *x = random_floats(n, 1), *c = f32_new(d, (size_t)(12 * half)),
+		      *s = f32_new(d, (size_t)(12 * half));
 		char *there = act_in(d, x, n), *rotated = act_in(d, x, n);
 		void *keys = act_new(d, nc), *values = act_new(d, nc);
 		const int32_t *at = i32_in(d, position, 5);
 
 		d->ops->rope_table(d, 10000.0f, dim, 12, c, s);
 		d->ops->rope(d, c, s, at, 5, heads + kv, dim, ld, false, rotated);
-		d->ops->rope_append(d, c, s, at, 5, heads, kv, dim, ld, there, i32_in(d, row, 5), keys, values);
+		d->ops->rope_append(d, c, s, at, 5, heads, kv, dim, ld, there, i32_in(d, row, 5), keys,
+				    values);
 		float *k = act_out(d, keys, nc), *v = act_out(d, values, nc), *y = act_out(d, there, n),
 		      *want = act_out(d, rotated, n);
 

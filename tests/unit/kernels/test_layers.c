@@ -30,7 +30,8 @@ static void embedding_gathers_and_its_gradient_adds_up_repeats(void **state)
 		floats_from(stored[i % 3], raw, n7, table);
 		struct matrix m = {.dtype = stored[i % 3], .rows = 7, .cols = dim};
 		m.data = device_bytes(d, raw, n7 * (stored[i % 3] == DTYPE_F32 ? 4 : 2));
-		float *out = f32_new(d, n5), *grad = f32_new(d, n7), *picked = f32_new(d, n5), *back = f32_new(d, n5);
+		float *out = f32_new(d, n5), *grad = f32_new(d, n7), *picked = f32_new(d, n5),
+		      *back = f32_new(d, n5);
 		const int32_t *ids_there = i32_in(d, ids, 5);
 
 		device_zero(d, grad, 4 * n7);
@@ -39,14 +40,15 @@ static void embedding_gathers_and_its_gradient_adds_up_repeats(void **state)
 		d->ops->embed_grad(d, ids_there, 5, dim, 2.0f, f32_in(d, dout, n5), grad);
 		d->ops->gather(d, f32_in(d, table, n7), i32_in(d, index, 4), 4, dim, picked);
 		d->ops->scatter(d, picked, i32_in(d, places, 4), 4, dim, back);
-		float *o = f32_out(d, out, n5), *g = f32_out(d, grad, n7), *p = f32_out(d, picked, (size_t)(4 * dim)),
-		      *b = f32_out(d, back, n5);
+		float *o = f32_out(d, out, n5), *g = f32_out(d, grad, n7),
+		      *p = f32_out(d, picked, (size_t)(4 * dim)), *b = f32_out(d, back, n5);
 
 		for (int k = 0; k < dim; k++) {
 			for (int t = 0; t < 5; t++)
-				assert_close(o[t * dim + k], 1.5 * table[ids[t] * dim + k], 1e-6, "out", (size_t)t);
-			assert_close(g[3 * dim + k], 2.0 * (dout[k] + dout[2 * dim + k] + dout[4 * dim + k]), 1e-6, "grad",
-				     (size_t)k);
+				assert_close(o[t * dim + k], 1.5 * table[ids[t] * dim + k], 1e-6, "out",
+					     (size_t)t);
+			assert_close(g[3 * dim + k], 2.0 * (dout[k] + dout[2 * dim + k] + dout[4 * dim + k]),
+				     1e-6, "grad", (size_t)k);
 			assert_true(g[dim + k] == 0);
 			for (int t = 0; t < 4; t++) {
 				float want = index[t] < 0 ? 0 : table[index[t] * dim + k];
@@ -63,7 +65,8 @@ static void embedding_gathers_and_its_gradient_adds_up_repeats(void **state)
 }
 
 /* sum over tokens of dout * rmsnorm(x) */
-static double norm_objective(const double *x, const double *w, const float *dout, int n, int dim, double eps, double offset)
+static double norm_objective(const double *x, const double *w, const float *dout, int n, int dim, double eps,
+			     double offset)
 {
 	double total = 0;
 
@@ -85,15 +88,20 @@ static void rmsnorm_and_its_gradient_agree_with_float64(void **state)
 	(void)state;
 	EACH_DEVICE(d)
 	for (int round = 0; round < 6; round++) {
-		int n = random_size(round == 5 ? 70 : 6), dim = round == 0 ? 1 : round == 4 ? 1024 : random_size(100);
+		int n = random_size(round == 5 ? 70 : 6), dim = round == 0   ? 1
+								: round == 4 ? 1024
+									     : random_size(100);
 		size_t size = (size_t)(n * dim);
 		float offset = (float)(round % 2), eps = 1e-3f;
-		float *x = random_floats(size, 2), *w = random_floats((size_t)dim, 1), *dout = random_floats(size, 1);
+		float *x = random_floats(size, 2), *w = random_floats((size_t)dim, 1),
+		      *dout = random_floats(size, 1);
 		float *dx0 = random_floats(size, 1), *dw0 = random_floats((size_t)dim, 1);
 		double *xd = xmalloc(8 * size), *wd = xmalloc(sizeof *wd * (size_t)dim);
-		float *x_there = f32_in(d, x, size), *w_there = f32_in(d, w, (size_t)dim), *rstd = f32_new(d, (size_t)n);
+		float *x_there = f32_in(d, x, size), *w_there = f32_in(d, w, (size_t)dim),
+		      *rstd = f32_new(d, (size_t)n);
 		void *out = act_new(d, size), *dx_act = act_new(d, size), *plain = act_new(d, size);
-		float *dx = f32_in(d, dx0, size), *dw = f32_in(d, dw0, (size_t)dim), *copy_there = f32_new(d, size);
+		float *dx = f32_in(d, dx0, size), *dw = f32_in(d, dw0, (size_t)dim),
+		      *copy_there = f32_new(d, size);
 
 		for (size_t i = 0; i < size; i++)
 			xd[i] = x[i];
@@ -101,9 +109,11 @@ static void rmsnorm_and_its_gradient_agree_with_float64(void **state)
 			wd[i] = w[i];
 		d->ops->rmsnorm(d, x_there, w_there, n, dim, eps, offset, out, rstd, copy_there);
 		d->ops->rmsnorm(d, x_there, w_there, n, dim, eps, offset, plain, NULL, NULL);
-		d->ops->rmsnorm_grad(d, x_there, w_there, rstd, f32_in(d, dout, size), n, dim, offset, dx, dx_act, dw);
-		float *o = act_out(d, out, size), *again = act_out(d, plain, size), *gx = f32_out(d, dx, size),
-		      *ga = act_out(d, dx_act, size), *gw = f32_out(d, dw, (size_t)dim), *copy = f32_out(d, copy_there, size);
+		d->ops->rmsnorm_grad(d, x_there, w_there, rstd, f32_in(d, dout, size), n, dim, offset, dx,
+				     dx_act, dw);
+		float *o = act_out(d, out, size), *again = act_out(d, plain, size),
+		      *gx = f32_out(d, dx, size), *ga = act_out(d, dx_act, size),
+		      *gw = f32_out(d, dw, (size_t)dim), *copy = f32_out(d, copy_there, size);
 
 		assert_memory_equal(o, again, size * sizeof *o);
 		assert_memory_equal(copy, x, size * sizeof *x);
@@ -113,7 +123,8 @@ static void rmsnorm_and_its_gradient_agree_with_float64(void **state)
 			for (int i = 0; i < dim; i++)
 				sum += xd[t * dim + i] * xd[t * dim + i];
 			for (int i = 0; i < dim; i++)
-				assert_close(o[t * dim + i], xd[t * dim + i] / sqrt(sum / dim + eps) * (offset + wd[i]),
+				assert_close(o[t * dim + i],
+					     xd[t * dim + i] / sqrt(sum / dim + eps) * (offset + wd[i]),
 					     tolerance(d, 2e-6, 0), "out", (size_t)i);
 		}
 		for (size_t i = 0; i < size + (size_t)dim; i += round < 4 ? 1 : 37) {
@@ -143,8 +154,8 @@ static void rotation_follows_positions_and_its_inverse_undoes_it(void **state)
 	(void)state;
 	EACH_DEVICE(d)
 	for (int round = 0; round < 3; round++) {
-		int heads = 3, dim = round == 0 ? 10 : 16 * round, gap = round == 2 ? 24 : 0, ld = heads * dim + gap,
-		    half = dim / 2;
+		int heads = 3, dim = round == 0 ? 10 : 16 * round, gap = round == 2 ? 24 : 0,
+		    ld = heads * dim + gap, half = dim / 2;
 		size_t n = (size_t)(4 * ld), table = (size_t)(901 * half);
 		float *x = random_floats(n, 1), *c = f32_new(d, table), *s = f32_new(d, table);
 		void *there = act_in(d, x, n);
@@ -162,7 +173,8 @@ static void rotation_follows_positions_and_its_inverse_undoes_it(void **state)
 
 					assert_close(out[i], in[i] * cos(angle) - in[half + i] * sin(angle),
 						     tolerance(d, 1e-4, 0), "x", 0);
-					assert_close(out[half + i], in[half + i] * cos(angle) + in[i] * sin(angle),
+					assert_close(out[half + i],
+						     in[half + i] * cos(angle) + in[i] * sin(angle),
 						     tolerance(d, 1e-4, 0), "x", 1);
 				}
 			for (int i = heads * dim; i < ld; i++)
@@ -214,13 +226,17 @@ static void activations_agree_with_float64_over_their_whole_range(void **state)
 
 		for (int t = 0; t < n; t++) {
 			for (int i = 0; i < width; i++) {
-				double gate = x[t * ld + i], u = x[t * ld + width + i], dy = dout[t * width + i],
-				       slope = (activation(f, gate + 1e-5) - activation(f, gate - 1e-5)) / 2e-5;
+				double gate = x[t * ld + i], u = x[t * ld + width + i],
+				       dy = dout[t * width + i],
+				       slope = (activation(f, gate + 1e-5) - activation(f, gate - 1e-5)) /
+					       2e-5;
 
-				assert_close(o[t * width + i], activation(f, gate) * u, tolerance(d, 3e-6, 0), "out", (size_t)i);
-				assert_close(g[t * ld + i], dy * u * slope, tolerance(d, 4e-6, 0), "dgate", (size_t)i);
-				assert_close(g[t * ld + width + i], dy * activation(f, gate), tolerance(d, 3e-6, 0), "dup",
+				assert_close(o[t * width + i], activation(f, gate) * u, tolerance(d, 3e-6, 0),
+					     "out", (size_t)i);
+				assert_close(g[t * ld + i], dy * u * slope, tolerance(d, 4e-6, 0), "dgate",
 					     (size_t)i);
+				assert_close(g[t * ld + width + i], dy * activation(f, gate),
+					     tolerance(d, 3e-6, 0), "dup", (size_t)i);
 			}
 			for (int i = 2 * width; i < ld; i++)
 				assert_true(g[t * ld + i] == x[t * ld + i]);
@@ -273,8 +289,8 @@ static void cross_entropy_agrees_with_float64_and_its_gradient_sums_to_zero(void
 			for (int i = 0; i < vocab; i++) {
 				double p = exp(x[t * vocab + i] - max) / total - (i == target[t]);
 
-				assert_close(g[t * vocab + i], target[t] < 0 ? 0 : scale * p, tolerance(d, 1e-6, 0), "dlogits",
-					     (size_t)(t * vocab + i));
+				assert_close(g[t * vocab + i], target[t] < 0 ? 0 : scale * p,
+					     tolerance(d, 1e-6, 0), "dlogits", (size_t)(t * vocab + i));
 			}
 		}
 		assert_close(got[0], want, 1e-6, "loss", s);
@@ -376,9 +392,12 @@ static void adamw_takes_bitsandbytes_and_pytorchs_steps_and_leaves_no_gradient(v
 				md[i] = o.beta1 * md[i] + (1 - (double)o.beta1) * x;
 				vd[i] = o.beta2 * vd[i] + (1 - (double)o.beta2) * x * x;
 				if (decay_first) /* torch.optim.AdamW: denominators with eps outside the correction */
-					pd[i] = pd[i] * decay - o.lr / c1 * md[i] / (sqrt(vd[i]) / c2 + o.eps);
+					pd[i] = pd[i] * decay -
+						o.lr / c1 * md[i] / (sqrt(vd[i]) / c2 + o.eps);
 				else
-					pd[i] = (pd[i] - o.lr * c2 / c1 * md[i] / (sqrt(vd[i]) + o.eps * c2)) * decay;
+					pd[i] = (pd[i] -
+						 o.lr * c2 / c1 * md[i] / (sqrt(vd[i]) + o.eps * c2)) *
+						decay;
 				assert_close(got[i], pd[i], 2e-6, "p", i);
 				assert_true(left[i] == 0);
 			}

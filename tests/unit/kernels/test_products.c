@@ -58,7 +58,8 @@ static void weights_free(struct weights *w)
 static const struct {
 	enum dtype dtype;
 	bool nested;
-} kinds[] = {{DTYPE_F32, false}, {DTYPE_BF16, false}, {DTYPE_F16, false}, {DTYPE_NF4, false}, {DTYPE_NF4, true}};
+} kinds[] = {
+	{DTYPE_F32, false}, {DTYPE_BF16, false}, {DTYPE_F16, false}, {DTYPE_NF4, false}, {DTYPE_NF4, true}};
 
 /* gap: columns of y and dy beyond the rows, which are left alone. */
 static void check_products(struct device *d, size_t kind, int n, int rows, int cols, enum store how, int gap)
@@ -67,7 +68,8 @@ static void check_products(struct device *d, size_t kind, int n, int rows, int c
 	int ld = rows + gap;
 	size_t nx = (size_t)n * (size_t)cols, ny = (size_t)n * (size_t)ld;
 	bool add = how == ADD_ACT || how == ADD_F32;
-	float *x = random_floats(nx, 1), *dy = random_floats(ny, 1), *y0 = random_floats(ny, 1), *dx0 = random_floats(nx, 1);
+	float *x = random_floats(nx, 1), *dy = random_floats(ny, 1), *y0 = random_floats(ny, 1),
+	      *dx0 = random_floats(nx, 1);
 	double *y = xmalloc(8 * ny), *dx = xmalloc(8 * nx);
 	const double fp32 = 1e-6 * sqrt(rows > cols ? rows : cols);
 	const void *x_there = act_in(d, x, nx), *dy_there = act_in(d, dy, ny);
@@ -103,13 +105,31 @@ static void check_products(struct device *d, size_t kind, int n, int rows, int c
 
 static void products_agree_with_float64_in_every_dtype(void **state)
 {
-	static const int shapes[][3] = {{1, 1, 1},      {1, 64, 64},   {5, 33, 7},      {16, 130, 129}, {17, 31, 300},
-					{75, 64, 172},  {200, 5, 65},  {3, 1100, 67},   {40, 1030, 19}, {30, 70, 1030},
-					/* Whole blocks of 64: the products of NF4 that never see a dequantised matrix. */
-					{1, 128, 192},  {3, 64, 320},  {8, 96, 128},    {9, 144, 64},   {16, 80, 128},
-					{33, 128, 128}, {70, 48, 192}, {130, 112, 128}, {160, 272, 64}, {257, 64, 64},
-					/* Few tokens: several tiles to a block, of several steps. */
-					{2, 1304, 2376}, {7, 20, 1096}};
+	static const int shapes[][3] = {
+		{1, 1, 1},
+		{1, 64, 64},
+		{5, 33, 7},
+		{16, 130, 129},
+		{17, 31, 300},
+		{75, 64, 172},
+		{200, 5, 65},
+		{3, 1100, 67},
+		{40, 1030, 19},
+		{30, 70, 1030},
+		/* Whole blocks of 64: the products of NF4 that never see a dequantised matrix. */
+		{1, 128, 192},
+		{3, 64, 320},
+		{8, 96, 128},
+		{9, 144, 64},
+		{16, 80, 128},
+		{33, 128, 128},
+		{70, 48, 192},
+		{130, 112, 128},
+		{160, 272, 64},
+		{257, 64, 64},
+		/* Few tokens: several tiles to a block, of several steps. */
+		{2, 1304, 2376},
+		{7, 20, 1096}};
 	struct device *d;
 
 	(void)state;
@@ -119,8 +139,8 @@ static void products_agree_with_float64_in_every_dtype(void **state)
 			check_products(d, kind, shapes[i][0], shapes[i][1], shapes[i][2], (enum store)(i % 4),
 				       i % 3 == 1 ? 8 : 0);
 		for (int i = 0; i < rounds(d, 12); i++)
-			check_products(d, kind, random_size(90), random_size(150), random_size(150), (enum store)(i % 4),
-				       i % 5);
+			check_products(d, kind, random_size(90), random_size(150), random_size(150),
+				       (enum store)(i % 4), i % 5);
 	}
 }
 
@@ -141,7 +161,8 @@ static void check_values(struct device *d, size_t kind, bool round, int n, int r
 	d->ops->dequantize(d, &w.m, values);
 	d->ops->matmul(d, act_in(d, x, nx), &w.m, n, STORE_F32, y, rows);
 	d->ops->matmul_grad_x(d, act_in(d, dy, ny), rows, &w.m, n, STORE_F32, dx);
-	float *want = act_out(d, values, (size_t)rows * (size_t)cols), *got_y = f32_out(d, y, ny), *got_dx = f32_out(d, dx, nx);
+	float *want = act_out(d, values, (size_t)rows * (size_t)cols), *got_y = f32_out(d, y, ny),
+	      *got_dx = f32_out(d, dx, nx);
 
 	for (int t = 0; t < n; t++) {
 		for (int r = 0; r < rows; r++)
@@ -190,7 +211,8 @@ static void weight_gradients_agree_with_float64(void **state)
 	(void)state;
 	EACH_DEVICE(d)
 	for (int i = 0; i < rounds(d, 20); i++) {
-		int n = i ? random_size(300) : 1, rows = random_size(70), cols = random_size(70), ld = rows + i % 3;
+		int n = i ? random_size(300) : 1, rows = random_size(70), cols = random_size(70),
+		    ld = rows + i % 3;
 		size_t ny = (size_t)(n * ld), nx = (size_t)(n * cols), nw = (size_t)(rows * cols);
 		float *dy = random_floats(ny, 1), *x = random_floats(nx, 1), *dw0 = random_floats(nw, 1);
 		double *want = xmalloc(8 * nw);
@@ -224,7 +246,8 @@ static void dequantised_matrices_hold_what_products_see(void **state)
 			for (int through = 0; through < (kind >= 3 ? 2 : 1); through++) {
 				int rows = i ? random_size(100) : 128, cols = i ? random_size(150) : 192;
 				size_t n = (size_t)(rows * cols);
-				struct weights w = weights_new(d, kinds[kind].dtype, kinds[kind].nested, rows, cols);
+				struct weights w = weights_new(d, kinds[kind].dtype, kinds[kind].nested, rows,
+							       cols);
 				void *out = act_new(d, n);
 				float *want = xmalloc(4 * n);
 				void *raw = xmalloc(4 * n);
@@ -238,8 +261,8 @@ static void dequantised_matrices_hold_what_products_see(void **state)
 
 				for (size_t k = 0; k < n; k++)
 					if (got[k] != want[k])
-						fail_msg("%s: value %zu is %.9g, expected %.9g", d->ops->name, k,
-							 (double)got[k], (double)want[k]);
+						fail_msg("%s: value %zu is %.9g, expected %.9g", d->ops->name,
+							 k, (double)got[k], (double)want[k]);
 				FREE(want, raw, got);
 				weights_free(&w);
 				case_end(d);
@@ -254,7 +277,8 @@ static void quantising_gives_the_same_bits_everywhere(void **state)
 	(void)state;
 	EACH_DEVICE(d)
 	for (int i = 0; i < 24; i++) {
-		size_t n = i < 12 ? 64 * (size_t)random_size(40) : (size_t)random_size(3000), blocks = nf4_blocks(n);
+		size_t n = i < 12 ? 64 * (size_t)random_size(40) : (size_t)random_size(3000),
+		       blocks = nf4_blocks(n);
 		enum dtype dtype = stored[i % 3];
 		float *x = random_floats(n, i % 5 ? 0.2f : 3e-6f), *absmax = xmalloc(4 * blocks);
 		uint8_t *packed = xcalloc((n + 1) / 2, 1);
@@ -275,8 +299,8 @@ static void quantising_gives_the_same_bits_everywhere(void **state)
 		float *absmax_there = f32_new(d, blocks);
 		int32_t *bad = i32_in(d, &none, 1);
 
-		d->ops->quantize(d, device_bytes(d, raw, n * (dtype == DTYPE_F32 ? 4 : 2)), dtype, n, through, packed_there,
-				 absmax_there, bad);
+		d->ops->quantize(d, device_bytes(d, raw, n * (dtype == DTYPE_F32 ? 4 : 2)), dtype, n, through,
+				 packed_there, absmax_there, bad);
 		int32_t *got_bad = fetch(d, bad, 4);
 		uint8_t *got = fetch(d, packed_there, (n + 1) / 2);
 		float *got_absmax = f32_out(d, absmax_there, blocks);
@@ -338,9 +362,9 @@ struct lora_case {
 };
 
 /* One part's share of the reference. */
-static void ref_lora(const struct lora_case *c, const struct dropout_mask *drop, double scale, int ld, int at, int rows,
-		     int rank, uint32_t stream, const float *x, const float *a, const float *b, const float *dy, double *xa,
-		     double *y, double *grad_a, double *grad_b, double *dx)
+static void ref_lora(const struct lora_case *c, const struct dropout_mask *drop, double scale, int ld, int at,
+		     int rows, int rank, uint32_t stream, const float *x, const float *a, const float *b,
+		     const float *dy, double *xa, double *y, double *grad_a, double *grad_b, double *dx)
 {
 	int n = c->n, cols = c->cols;
 	double *dxa = xcalloc((size_t)(rank * n), 8), *kept = xcalloc((size_t)cols, 8);
@@ -379,7 +403,8 @@ static double *to_doubles(const float *x, size_t n)
 	return y;
 }
 
-static void check_lora(struct device *d, const struct lora_case *c, bool dropping, enum store how, bool with_dx)
+static void check_lora(struct device *d, const struct lora_case *c, bool dropping, enum store how,
+		       bool with_dx)
 {
 	static const uint32_t step = 9;
 	int n = c->n, cols = c->cols, ld = 2 * c->gap, ranks = 0;
@@ -394,7 +419,8 @@ static void check_lora(struct device *d, const struct lora_case *c, bool droppin
 	}
 	size_t nx = (size_t)(n * cols), ny = (size_t)(n * ld);
 	struct dropout_mask mask = {0.25f, 0xfeedface12345678, &step, token}, there = mask;
-	float *x = random_floats(nx, 1), *dy = random_floats(ny, 1), *y0 = random_floats(ny, 1), *dx0 = random_floats(nx, 1);
+	float *x = random_floats(nx, 1), *dy = random_floats(ny, 1), *y0 = random_floats(ny, 1),
+	      *dx0 = random_floats(nx, 1);
 	const void *x_there = act_in(d, x, nx), *dy_there = act_in(d, dy, ny);
 	void *y_there = store_in(d, how, y0, ny), *dx_there = store_in(d, how, dx0, nx);
 	double *y = to_doubles(y0, ny), *dx = to_doubles(dx0, nx);
@@ -423,12 +449,13 @@ static void check_lora(struct device *d, const struct lora_case *c, bool droppin
 					      .rank = c->rank[i],
 					      .at = at,
 					      .stream = 7 + (uint32_t)i};
-		ref_lora(c, dropping ? &mask : NULL, scale, ld, at, c->rows[i], c->rank[i], 7 + (uint32_t)i, x, a[i], b[i],
-			 dy, xa[i], y, ga[i], gb[i], dx);
+		ref_lora(c, dropping ? &mask : NULL, scale, ld, at, c->rows[i], c->rank[i], 7 + (uint32_t)i,
+			 x, a[i], b[i], dy, xa[i], y, ga[i], gb[i], dx);
 	}
-	d->ops->lora(d, x_there, parts, c->count, n, cols, (float)scale, dropping ? &there : NULL, how, y_there, ld);
-	d->ops->lora_grad(d, x_there, parts, c->count, n, cols, (float)scale, dropping ? &there : NULL, dy_there, ld,
-			  f32_new(d, (size_t)(ranks * n)), how, with_dx ? dx_there : NULL);
+	d->ops->lora(d, x_there, parts, c->count, n, cols, (float)scale, dropping ? &there : NULL, how,
+		     y_there, ld);
+	d->ops->lora_grad(d, x_there, parts, c->count, n, cols, (float)scale, dropping ? &there : NULL,
+			  dy_there, ld, f32_new(d, (size_t)(ranks * n)), how, with_dx ? dx_there : NULL);
 	/* The result is rounded once when everything is added, and once for each part that is not. */
 	float *got_y = store_out(d, how, y_there, ny), *got_dx = store_out(d, how, dx_there, nx);
 	double t = is_f32(how) ? 5e-5 : tolerance(d, 5e-5, c->count);
@@ -443,8 +470,8 @@ static void check_lora(struct device *d, const struct lora_case *c, bool droppin
 			assert_true(got_dx[i] == dx0[i]);
 	for (int i = 0; i < c->count; i++) {
 		size_t na = (size_t)(c->rank[i] * cols), nb = (size_t)(c->rows[i] * c->rank[i]);
-		float *got_xa = f32_out(d, parts[i].xa, (size_t)(c->rank[i] * n)), *got_a = f32_out(d, parts[i].grad_a, na),
-		      *got_b = f32_out(d, parts[i].grad_b, nb);
+		float *got_xa = f32_out(d, parts[i].xa, (size_t)(c->rank[i] * n)),
+		      *got_a = f32_out(d, parts[i].grad_a, na), *got_b = f32_out(d, parts[i].grad_b, nb);
 
 		assert_all_close(d, got_xa, xa[i], (size_t)(c->rank[i] * n), 2e-5, "xa");
 		assert_all_close(d, got_a, ga[i], na, grad_t, "grad_a");
@@ -536,7 +563,8 @@ static void products_have_the_same_bytes_every_time(void **state)
 			d->ops->matmul_grad_x(d, y, rows, &w.m, n, STORE_ACT, dx);
 			d->ops->matmul_grad_w(d, y, rows, x_there, n, rows, cols, dw);
 			size_t sizes[3] = {ny * device_act_size(d), nx * device_act_size(d), 4 * nw};
-			void *got[3] = {fetch(d, y, sizes[0]), fetch(d, dx, sizes[1]), fetch(d, dw, sizes[2])};
+			void *got[3] = {fetch(d, y, sizes[0]), fetch(d, dx, sizes[1]),
+					fetch(d, dw, sizes[2])};
 
 			for (int k = 0; k < 3; k++) {
 				if (first[k]) {
@@ -593,7 +621,8 @@ static void a_recording_is_done_again_with_what_is_there(void **state)
 
 					for (int c = 0; c < 128; c++)
 						sum += (double)x[t * 128 + c] * w.values[o * 128 + c];
-					assert_close(got[t * 64 + o], sum, tolerance(d, 2e-5, 0), "y", (size_t)(t * 64 + o));
+					assert_close(got[t * 64 + o], sum, tolerance(d, 2e-5, 0), "y",
+						     (size_t)(t * 64 + o));
 				}
 			free(got);
 		}

@@ -41,7 +41,10 @@ static void weights_are_resident_where_memory_is_large_and_fast(void **state)
 {
 	struct model_config c = gemma();
 	struct device_info h200 = {.major = 9, .free_memory = 140000000000u, .bandwidth = 4800000000000u},
-			   l4 = {.major = 8, .minor = 9, .free_memory = 23000000000u, .bandwidth = 300000000000u};
+			   l4 = {.major = 8,
+				 .minor = 9,
+				 .free_memory = 23000000000u,
+				 .bandwidth = 300000000000u};
 
 	(void)state;
 	/* 1,981,808,640 projection weights, 524,288,000 of the embedding, 75,776 of norms. */

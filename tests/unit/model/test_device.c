@@ -10,7 +10,8 @@
 #include "tests/unit/model/tiny_model.h"
 
 static const enum dtype acts[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
-static const bool some_projections[PROJ_COUNT] = {[PROJ_Q] = true, [PROJ_V] = true, [PROJ_O] = true, [PROJ_DOWN] = true};
+static const bool some_projections[PROJ_COUNT] = {
+	[PROJ_Q] = true, [PROJ_V] = true, [PROJ_O] = true, [PROJ_DOWN] = true};
 static struct error err;
 
 static void check(int failed)
@@ -27,15 +28,15 @@ static struct device *gpu(enum dtype act)
 	return d;
 }
 
-#define SKIP_WITHOUT_GPU()                                                                                             \
-	do {                                                                                                           \
-		struct error why = ERROR_INIT;                                                                         \
-		if (device_cuda_count(&why) == 0) {                                                                    \
-			if (getenv("ANNEAL_REQUIRE_CUDA"))                                                             \
-				fail_msg("%s", why.message);                                                           \
-			print_message("skipped: %s\n", why.message);                                                   \
-			skip();                                                                                        \
-		}                                                                                                      \
+#define SKIP_WITHOUT_GPU()                                                                                   \
+	do {                                                                                                 \
+		struct error why = ERROR_INIT;                                                               \
+		if (device_cuda_count(&why) == 0) {                                                          \
+			if (getenv("ANNEAL_REQUIRE_CUDA"))                                                   \
+				fail_msg("%s", why.message);                                                 \
+			print_message("skipped: %s\n", why.message);                                         \
+			skip();                                                                              \
+		}                                                                                            \
 	} while (0)
 
 /* How far a result may be from the CPU's, relative to the largest value of its kind. */
@@ -106,7 +107,8 @@ static void assert_alike(const float *got, const float *want, size_t n, double t
 		most = fmax(most, fabs(want[i]));
 	for (size_t i = 0; i < n; i++)
 		if (!(fabs(got[i] - want[i]) <= tolerance * most))
-			fail_msg("%s[%zu] is %.7g, expected %.7g (largest %.3g)", what, i, got[i], want[i], most);
+			fail_msg("%s[%zu] is %.7g, expected %.7g (largest %.3g)", what, i, got[i], want[i],
+				 most);
 }
 
 static float *fetch(struct device *d, const float *x, size_t n)
@@ -176,7 +178,8 @@ static void adapter_gradients_are_the_cpus_and_replays_repeat_them_to_the_bit(vo
 		check(transformer_train(p.cpu, &packed, &drop, 0.5f, NULL, &loss, &labelled, &err));
 		for (int k = 0; k < 3; k++) {
 			device_zero(p.d, p.lora_there->grads, count * sizeof(float));
-			check(transformer_train(p.gpu, &packed, &drop, 0.5f, NULL, &loss_there, &labelled_there, &err));
+			check(transformer_train(p.gpu, &packed, &drop, 0.5f, NULL, &loss_there,
+						&labelled_there, &err));
 			float *grads = fetch(p.d, p.lora_there->grads, count);
 
 			assert_int_equal(labelled, labelled_there);
@@ -249,17 +252,19 @@ static void every_weights_gradient_is_the_cpus(void **state)
 		float *grads = fetch(p.d, there->grads, there->count);
 
 		/* By tensor: their gradients differ by orders of magnitude. */
-		assert_alike(grads, want->grads, (size_t)(p.host->config.vocab_size * 72), tolerance(act), "embed");
+		assert_alike(grads, want->grads, (size_t)(p.host->config.vocab_size * 72), tolerance(act),
+			     "embed");
 		for (int k = 0; k < PROJ_COUNT; k++) {
 			const struct matrix *w = &p.host->layers[1].proj[k];
 			size_t n = (size_t)(w->rows * w->cols);
 
-			assert_alike(grads + (there->layers[1].proj[k] - there->grads), want->layers[1].proj[k], n,
-				     2 * tolerance(act), proj_name((enum proj)k));
+			assert_alike(grads + (there->layers[1].proj[k] - there->grads),
+				     want->layers[1].proj[k], n, 2 * tolerance(act), proj_name((enum proj)k));
 		}
-		assert_alike(grads + (there->layers[0].input_norm - there->grads), want->layers[0].input_norm, 72,
-			     2 * tolerance(act), "input_norm");
-		assert_alike(grads + (there->final_norm - there->grads), want->final_norm, 72, tolerance(act), "final_norm");
+		assert_alike(grads + (there->layers[0].input_norm - there->grads), want->layers[0].input_norm,
+			     72, 2 * tolerance(act), "input_norm");
+		assert_alike(grads + (there->final_norm - there->grads), want->final_norm, 72, tolerance(act),
+			     "final_norm");
 		free(grads);
 		full_grads_free(want);
 		full_grads_free(there);
@@ -296,7 +301,10 @@ static void decoding_gives_the_cpus_logits_alone_and_side_by_side(void **state)
 			for (int s = 0; s < 2; s++) {
 				int32_t best = 0;
 				for (int32_t v = 0; v < (int32_t)vocab; v++)
-					best = got[(size_t)s * vocab + (size_t)v] > got[(size_t)s * vocab + (size_t)best] ? v : best;
+					best = got[(size_t)s * vocab + (size_t)v] >
+							       got[(size_t)s * vocab + (size_t)best]
+						       ? v
+						       : best;
 				assert_int_equal(chosen[s], best);
 			}
 		}
@@ -359,11 +367,17 @@ static float *values_of(struct device *d, const struct matrix *m)
 
 static void assert_weights(const struct model *want, const struct model *got)
 {
-	const struct matrix *a[] = {&want->embed, &want->layers[1].proj[PROJ_Q], &want->layers[1].proj[PROJ_K],
-				    &want->layers[1].proj[PROJ_V], &want->layers[0].proj[PROJ_UP],
+	const struct matrix *a[] = {&want->embed,
+				    &want->layers[1].proj[PROJ_Q],
+				    &want->layers[1].proj[PROJ_K],
+				    &want->layers[1].proj[PROJ_V],
+				    &want->layers[0].proj[PROJ_UP],
 				    &want->layers[1].proj[PROJ_DOWN]};
-	const struct matrix *b[] = {&got->embed, &got->layers[1].proj[PROJ_Q], &got->layers[1].proj[PROJ_K],
-				    &got->layers[1].proj[PROJ_V], &got->layers[0].proj[PROJ_UP],
+	const struct matrix *b[] = {&got->embed,
+				    &got->layers[1].proj[PROJ_Q],
+				    &got->layers[1].proj[PROJ_K],
+				    &got->layers[1].proj[PROJ_V],
+				    &got->layers[0].proj[PROJ_UP],
 				    &got->layers[1].proj[PROJ_DOWN]};
 
 	for (size_t i = 0; i < sizeof a / sizeof *a; i++) {
@@ -376,7 +390,8 @@ static void assert_weights(const struct model *want, const struct model *got)
 		floats_from(model_device(got)->act, rounded, n, x);
 		for (size_t k = 0; k < n; k++)
 			if (x[k] != y[k])
-				fail_msg("matrix %zu, value %zu is %.9g, expected %.9g", i, k, (double)y[k], (double)x[k]);
+				fail_msg("matrix %zu, value %zu is %.9g, expected %.9g", i, k, (double)y[k],
+					 (double)x[k]);
 		free(rounded);
 		free(x);
 		free(y);
@@ -401,7 +416,8 @@ static void weights_on_a_gpu_are_the_cpus_rounded_once(void **state)
 			o.resident = k >= 6;
 			check(model_open(dir, &o, NULL, NULL, &got, &err));
 			assert_weights(want, got);
-			assert_int_equal(got->layers[0].qkv.rows, o.format == WEIGHTS_NF4_DOUBLE && !o.resident ? 0 : 96);
+			assert_int_equal(got->layers[0].qkv.rows,
+					 o.format == WEIGHTS_NF4_DOUBLE && !o.resident ? 0 : 96);
 			model_free(want);
 			model_free(got);
 		}
@@ -420,7 +436,8 @@ static void nf4_and_resident_weights_give_the_same_loss(void **state)
 		double loss[3];
 
 		for (int k = 0; k < 3; k++) {
-			struct model_options o = {.device = k < 2 ? d : NULL, .format = WEIGHTS_NF4, .resident = k == 1};
+			struct model_options o = {
+				.device = k < 2 ? d : NULL, .format = WEIGHTS_NF4, .resident = k == 1};
 			struct model *m;
 			struct transformer *t;
 			int64_t labelled;
@@ -433,7 +450,8 @@ static void nf4_and_resident_weights_give_the_same_loss(void **state)
 			model_free(m);
 		}
 		/* The same numbers go into products; where sums of 16-bit products are cut differs. */
-		assert_true(fabs(loss[0] - loss[1]) <= (acts[i] == DTYPE_F32 ? 1e-5 : tolerance(acts[i]) / 8) * loss[0]);
+		assert_true(fabs(loss[0] - loss[1]) <=
+			    (acts[i] == DTYPE_F32 ? 1e-5 : tolerance(acts[i]) / 8) * loss[0]);
 		assert_true(fabs(loss[0] - loss[2]) <= tolerance(acts[i]) * loss[2]);
 		device_close(d);
 	}
@@ -452,8 +470,9 @@ static void head_sizes_that_tensor_cores_do_not_take_are_an_error(void **state)
 
 	assert_int_equal(transformer_new(there, NULL, &t, &err), -1);
 	assert_int_equal(err.class, ERR_USAGE);
-	assert_string_equal(err.message,
-			    "config.json: head_dim 6: a GPU with 16-bit activations takes multiples of 16 up to 256");
+	assert_string_equal(
+		err.message,
+		"config.json: head_dim 6: a GPU with 16-bit activations takes multiples of 16 up to 256");
 	tiny_off(there);
 	device_close(d);
 	tiny_free(m);
@@ -467,8 +486,10 @@ int main(void)
 		cmocka_unit_test(a_replay_sees_the_batch_that_is_there_then),
 		cmocka_unit_test(every_weights_gradient_is_the_cpus),
 		cmocka_unit_test(decoding_gives_the_cpus_logits_alone_and_side_by_side),
-		cmocka_unit_test_setup_teardown(weights_on_a_gpu_are_the_cpus_rounded_once, make_dir, remove_dir),
-		cmocka_unit_test_setup_teardown(nf4_and_resident_weights_give_the_same_loss, make_dir, remove_dir),
+		cmocka_unit_test_setup_teardown(weights_on_a_gpu_are_the_cpus_rounded_once, make_dir,
+						remove_dir),
+		cmocka_unit_test_setup_teardown(nf4_and_resident_weights_give_the_same_loss, make_dir,
+						remove_dir),
 		cmocka_unit_test(head_sizes_that_tensor_cores_do_not_take_are_an_error),
 	};
 

@@ -191,7 +191,7 @@ def long_batches(kind, model, trained, optimizer):
 
 
 def decode(kind, model, batch):
-    prompt, new = (8, 6) if args.small else (64, 128)
+    prompt, new = (8, 6) if args.small else (64, 64)
     model.eval()
     ids = random_ids(batch, prompt)
     with torch.inference_mode():

@@ -280,26 +280,77 @@ static int longest_first(const void *a, const void *b)
 	return (x < y) - (x > y);
 }
 
-/* The largest pass that a step can need: its longest rows, within the token budget. On a GPU its memory is taken now, so
- * that a run that does not fit says so before its first step. */
-static int reserve(struct trainer *t, struct error *err)
+/* What the passes of a run need at most. */
+struct largest {
+	size_t tokens, rows, longest;
+};
+
+static void largest_pass(struct largest *l, size_t tokens, size_t rows)
 {
-	const struct trainer_options *o = &t->options;
-	size_t rows = (size_t)o->batch_size * (size_t)o->grad_accumulation, tokens = 0, longest, taken = 0;
+	l->tokens = tokens > l->tokens ? tokens : l->tokens;
+	l->rows = rows > l->rows ? rows : l->rows;
+}
+
+/* By the orders that the rows will come in, packed as trainer.c does. Leaves t as it was: its order is not drawn yet. */
+static struct largest largest_drawn(struct trainer *t, size_t step_rows)
+{
+	size_t budget = (size_t)t->options.token_budget;
+	struct sampler s = t->sampler;
+	struct largest l = {0};
+
+	for (int64_t epoch = 0, step = 0; step < t->steps; epoch++) {
+		sampler_epoch(&s, epoch, t->lengths, t->nrows, (uint32_t)step_rows, t->order);
+		for (size_t at = 0; at < t->nrows && step < t->steps; step++) {
+			size_t tokens = 0, rows = 0, left = t->nrows - at, count = step_rows < left ? step_rows : left;
+
+			for (size_t end = at + count; at < end; at++) {
+				size_t n = (size_t)t->lengths[t->order[at]];
+
+				if (rows && budget && tokens + n > budget) {
+					largest_pass(&l, tokens, rows);
+					tokens = rows = 0;
+				}
+				tokens += n;
+				rows++;
+				l.longest = n > l.longest ? n : l.longest;
+			}
+			largest_pass(&l, tokens, rows);
+		}
+	}
+	return l;
+}
+
+/* By the longest rows, for runs so long that drawing all of their orders would take a while. */
+static struct largest largest_possible(const struct trainer *t, size_t step_rows)
+{
+	size_t budget = (size_t)t->options.token_budget;
 	int32_t *lengths = xreallocarray(NULL, t->nrows, sizeof *lengths);
 
 	memcpy(lengths, t->lengths, t->nrows * sizeof *lengths);
 	qsort(lengths, t->nrows, sizeof *lengths, longest_first);
-	longest = (size_t)lengths[0];
-	for (; taken < rows && taken < t->nrows; taken++)
-		tokens += (size_t)lengths[taken];
+	struct largest l = {.longest = (size_t)lengths[0]};
+
+	for (; l.rows < step_rows && l.rows < t->nrows; l.rows++)
+		l.tokens += (size_t)lengths[l.rows];
 	free(lengths);
-	if (o->token_budget && tokens > (size_t)o->token_budget)
-		tokens = longest > (size_t)o->token_budget ? longest : (size_t)o->token_budget;
-	if (tokens > INT32_MAX)
+	if (budget && l.tokens > budget)
+		l.tokens = l.longest > budget ? l.longest : budget;
+	return l;
+}
+
+#define ROWS_DRAWN 4e6
+
+/* On a GPU the memory of the largest pass is taken now, so that a run that does not fit says so before its first step. */
+static int reserve(struct trainer *t, struct error *err)
+{
+	size_t rows = (size_t)t->options.batch_size * (size_t)t->options.grad_accumulation;
+	bool draw = (double)rows * (double)t->steps <= ROWS_DRAWN;
+	struct largest l = draw ? largest_drawn(t, rows) : largest_possible(t, rows);
+
+	if (l.tokens > INT32_MAX)
 		return error_set(err, ERR_USAGE,
-				 "training: a step of %zu tokens is too large: set token_budget", tokens);
-	return transformer_reserve(t->pass, (int)tokens, (int)taken, (int)longest, t->full != NULL, err);
+				 "training: a step of %zu tokens is too large: set token_budget", l.tokens);
+	return transformer_reserve(t->pass, (int)l.tokens, (int)l.rows, (int)l.longest, t->full != NULL, err);
 }
 
 int trainer_new(const struct trainer_options *o, struct model *m, const struct train_sequence *rows, size_t n,

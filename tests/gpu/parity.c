@@ -162,6 +162,7 @@ struct run {
 	struct trainer *trainer;
 	double *losses; /* (size.steps) */
 	struct train_result result;
+	double grown; /* bytes that the run took beside what its trainer had taken */
 	/* Stops after so many steps, 0: never, and saves its state then. */
 	int stop_at;
 	char checkpoint[sizeof dir + 32];
@@ -220,9 +221,13 @@ static void run_train(struct run *r)
 		.metrics = take_loss, .should_stop = stops, .checkpoint = save, .arg = r};
 	struct train_result result;
 	struct error err = ERROR_INIT;
+	uint64_t before, after, peak;
 
+	device_memory_used(r->device, &before, &peak);
 	must(trainer_run(r->trainer, &cb, &result, &err), &err);
+	device_memory_used(r->device, &after, &peak);
 	r->result = result;
+	r->grown = (double)after - (double)before;
 }
 
 /* Bytes of the files that the run leaves; the caller frees them. */
@@ -294,6 +299,9 @@ static void check_trajectory(const char *name, const struct setup *s, double lim
 	snprintf(detail, sizeof detail, "%d steps, loss %.4f to %.4f, updates skipped %lld", size.steps,
 		 begin, end, (long long)r.result.skipped);
 	report(name, what, most, s->act == DTYPE_F32 ? limit : limit * size.few, detail);
+	/* All memory is planned before the first step. */
+	if (r.grown != 0)
+		report(name, "memory that grew, bytes", r.grown, 0, "");
 	/* Numbers that agree because nothing is learned would say little. */
 	if (r.result.skipped != cpu->result.skipped)
 		report(name, "updates skipped", (double)r.result.skipped, (double)cpu->result.skipped, "");

@@ -301,7 +301,8 @@ static struct largest largest_drawn(struct trainer *t, size_t step_rows)
 	for (int64_t epoch = 0, step = 0; step < t->steps; epoch++) {
 		sampler_epoch(&s, epoch, t->lengths, t->nrows, (uint32_t)step_rows, t->order);
 		for (size_t at = 0; at < t->nrows && step < t->steps; step++) {
-			size_t tokens = 0, rows = 0, left = t->nrows - at, count = step_rows < left ? step_rows : left;
+			size_t tokens = 0, rows = 0, left = t->nrows - at,
+			       count = step_rows < left ? step_rows : left;
 
 			for (size_t end = at + count; at < end; at++) {
 				size_t n = (size_t)t->lengths[t->order[at]];

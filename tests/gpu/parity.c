@@ -4,9 +4,12 @@
  *   gpu_parity [--quick] [--only TEXT]
  * --quick: as small as the shapes allow, for the fake of the CUDA runtime, which runs kernels thread by thread. */
 #include <math.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -38,6 +41,7 @@ struct setup {
 	int token_budget;
 	enum dtype act;
 	bool resident;
+	bool kill; /* the run saves its state every few steps, so that one that is killed can be resumed */
 };
 
 static char dir[256];
@@ -165,6 +169,7 @@ struct run {
 	double grown; /* bytes that the run took beside what its trainer had taken */
 	/* Stops after so many steps, 0: never, and saves its state then. */
 	int stop_at;
+	int kill_at; /* after so many steps the process ends itself by SIGKILL, 0: never; it saves its state every few */
 	char checkpoint[sizeof dir + 32];
 };
 
@@ -178,6 +183,8 @@ static bool stops(void *arg)
 {
 	const struct run *r = arg;
 
+	if (r->kill_at && r->result.steps == r->kill_at)
+		raise(SIGKILL);
 	return r->stop_at && r->result.steps == r->stop_at;
 }
 
@@ -200,6 +207,8 @@ static void run_close(struct run *r)
 static void run_open(struct run *r, const struct setup *s, bool gpu)
 {
 	struct trainer_options o = options(s);
+
+	o.checkpoint_steps = s->kill ? 3 : 0;
 	struct model_options m = trainer_model_options(&o, s->double_quant);
 	struct error err = ERROR_INIT;
 	char path[sizeof dir + 8];
@@ -347,6 +356,33 @@ static void check_trajectories(void)
 
 /* ---- the same bytes ---- */
 
+/* What the run that is killed trains. */
+static const struct setup killed = {.gemma = true, .act = DTYPE_BF16, .kill = true};
+
+/* In a process of its own: trains, and is killed between two checkpoints. */
+static _Noreturn void be_killed(void)
+{
+	struct run r;
+
+	run_open(&r, &killed, true);
+	r.kill_at = size.steps / 2 + 1;
+	run_train(&r);
+	exit(1);
+}
+
+/* Whether such a process was killed as it should be. */
+static bool see_it_killed(void)
+{
+	extern char **environ;
+	char name[] = "gpu_parity", how[] = "--killed", quick[] = "--quick";
+	char *args[] = {name, how, dir, size.steps == quick_size.steps ? quick : NULL, NULL};
+	pid_t child;
+	int status;
+
+	return posix_spawn(&child, "/proc/self/exe", NULL, NULL, args, environ) == 0 &&
+	       waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+}
+
 static void check_bytes(const char *name, const struct setup *s, bool stopped)
 {
 	struct run r;
@@ -359,17 +395,21 @@ static void check_bytes(const char *name, const struct setup *s, bool stopped)
 	run_train(&r);
 	char *bytes = run_files(&r, &n);
 
+	tree_remove(r.checkpoint, NULL);
 	run_close(&r);
-	run_open(&r, s, true);
-	if (stopped) {
+	if (stopped && !s->kill) {
+		run_open(&r, s, true);
 		r.stop_at = size.steps / 2 + 1;
 		run_train(&r);
 		if (!r.result.stopped)
 			report(name, "was not stopped: steps", (double)r.result.steps, 0, "");
 		run_close(&r);
-		run_open(&r, s, true);
-		must(trainer_restore(r.trainer, r.checkpoint, &err), &err);
+	} else if (stopped && !see_it_killed()) {
+		report(name, "was not killed", 1, 0, "");
 	}
+	run_open(&r, s, true);
+	if (stopped)
+		must(trainer_restore(r.trainer, r.checkpoint, &err), &err);
 	run_train(&r);
 	char *again = run_files(&r, &n_again);
 	char detail[64];
@@ -499,6 +539,7 @@ int main(int argc, char **argv)
 	struct device_info info;
 	const char *tmp = getenv("TMPDIR");
 	double start = clock_mono();
+	const char *in = NULL;
 	bool quick = false;
 
 	for (int i = 1; i < argc; i++) {
@@ -506,6 +547,8 @@ int main(int argc, char **argv)
 			quick = true;
 		} else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
 			only = argv[++i];
+		} else if (strcmp(argv[i], "--killed") == 0 && i + 1 < argc) { /* see_it_killed */
+			in = argv[++i];
 		} else {
 			fprintf(stderr, "usage: gpu_parity [--quick] [--only TEXT]\n");
 			return 2;
@@ -517,6 +560,11 @@ int main(int argc, char **argv)
 
 		printf("%s: %s\n", required ? "FAIL  a GPU is required" : "skipped", err.message);
 		return required ? 1 : 77;
+	}
+	if (in) {
+		snprintf(dir, sizeof dir, "%s", in);
+		make_rows();
+		be_killed();
 	}
 	must(device_cuda_info(0, &info, &err), &err);
 	printf("on %s (%d.%d)\n", info.name, info.major, info.minor);
@@ -540,6 +588,7 @@ int main(int argc, char **argv)
 		    &(struct setup){.gemma = true, .codelab = true, .act = DTYPE_F16}, true);
 	check_bytes("fp32, full, stopped and resumed",
 		    &(struct setup){.method = METHOD_FULL, .act = DTYPE_F32}, true);
+	check_bytes("bf16, killed and resumed", &killed, true);
 	check_bytes("bf16, several passes, resumed",
 		    &(struct setup){.act = DTYPE_BF16, .resident = true, .token_budget = 2 * size.longest},
 		    true);

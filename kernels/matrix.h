@@ -54,7 +54,13 @@ float f16_to_f32(uint16_t x);
 void floats_from(enum dtype dtype, const void *in, size_t n, float *out);
 void floats_to(enum dtype dtype, const float *in, size_t n, void *out);
 
-/* The 16 values of NF4, and the 256 of bitsandbytes' signed dynamic map in ascending order. */
+/* The 16 values of NF4 (Dettmers et al. 2023, arXiv:2305.14314), and the 256 of bitsandbytes' signed dynamic map in ascending
+ * order. */
+#define NF4_CODEBOOK                                                                                         \
+	-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,     \
+		-0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f,                    \
+		0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f,      \
+		0.5626170039176941f, 0.7229568362236023f, 1.0f
 extern const float nf4_codebook[16];
 const float *dynamic_map(void);
 

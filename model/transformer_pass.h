@@ -19,8 +19,8 @@ struct inputs {
 	float *grad_scale;        /* (1) */
 };
 
-/* What one layer computes. A training pass keeps them all until the way back; otherwise every layer uses the same ones,
- * and x_in, x_mid and the next layer's x_in are one buffer. n tokens; h hidden, a heads * head_dim, c kv_heads *
+/* What one layer computes. A training pass keeps until the way back what that reads, of h_in, h_mid and act only those that a trained
+ * projection saw (take_acts, workspace.c); otherwise every layer uses the same ones, and x_in, x_mid and the next layer's x_in are one buffer. n tokens; h hidden, a heads * head_dim, c kv_heads *
  * head_dim, f intermediate. void: activations. */
 struct acts {
 	float *x_in;           /* (n, h): the residual stream at its entry */

@@ -15,7 +15,7 @@
  *     launched by one of these two. That kernel writes nothing of the kind, and it has waited for all kernels before it; so whatever
  *     wrote weights has ended.
  *
- * The subset that the fake understands: launches by cuda_launch alone; dynamic shared memory by DYNAMIC_SHARED alone;
+ * The subset that the fake understands: launches by cuda_launch, cuda_launch_next and cuda_launch_ahead alone; dynamic shared memory by DYNAMIC_SHARED alone;
  * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,
  * __all_sync, all of them reached by every thread of the block or mask (the fake stops when not: no thread returns before
  * a later barrier); blockIdx, threadIdx, blockDim, gridDim; PTX through ptx.cuh and wgmma.cuh alone; no atomics on floats (sums

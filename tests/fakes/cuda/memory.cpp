@@ -47,7 +47,9 @@ static struct {
 	    .used = 0,
 	    .limit = (uint64_t)8 << 30,
 	    .frees = 0,
-	    .opened = 0, .open_to = 0, .closes = 0};
+	    .opened = 0,
+	    .open_to = 0,
+	    .closes = 0};
 
 static void range_reserve(void)
 {

@@ -13,7 +13,8 @@
 #include "model/weights.h"
 
 #define DEFAULT_SHARD 5000000000u
-#define TILE          ((size_t)1 << 20) /* elements converted at a time */
+#define TILE          ((size_t)1 << 22) /* elements converted between two writes */
+#define BLOCK         ((size_t)1 << 14) /* of them by one thread at a time */
 
 struct export
 {
@@ -120,32 +121,49 @@ static int advance(struct export *e, struct tensors_writer *w, const void *bytes
 	return 0;
 }
 
+/* Rounds n <= BLOCK values to dtype; false when one is not finite then. */
+static bool convert_block(enum dtype from, const char *in, enum dtype to, char *out, size_t n)
+{
+	float x[BLOCK];
+	bool good = true;
+
+	floats_from(from, in, n, x);
+	floats_to(to, x, n, out);
+	floats_from(to, out, n, x);
+	for (size_t i = 0; i < n; i++)
+		good &= isfinite(x[i]) != 0;
+	return good;
+}
+
 static int convert(struct export *e, struct tensors_writer *w, const struct tensor *src, enum tensor_dtype to,
 		   struct error *err)
 {
-	size_t n = (size_t)tensor_elements(src), size = tensor_dtype_size(src->dtype);
-	float *x = xmalloc(TILE * sizeof *x), *out = xmalloc(TILE * sizeof *out);
+	size_t n = (size_t)tensor_elements(src), size = tensor_dtype_size(src->dtype),
+	       written = tensor_dtype_size(to);
 	enum dtype stored, dtype = to == TENSOR_BF16 ? DTYPE_BF16 : to == TENSOR_F16 ? DTYPE_F16 : DTYPE_F32;
 	int failed = tensor_matrix_dtype(src, &stored, err);
+	char *out = xmalloc((n < TILE ? n : TILE) * written + 1);
 
 	for (size_t first = 0; first < n && !failed; first += TILE) {
 		size_t count = n - first < TILE ? n - first : TILE;
+		const char *in = (const char *)src->data + first * size;
 		bool good = true;
-		floats_from(stored, (const char *)src->data + first * size, count, x);
-		floats_to(dtype, x, count, out);
-		floats_from(dtype, out, count, x);
-		for (size_t i = 0; i < count; i++)
-			good &= isfinite(x[i]) != 0;
+#ifdef _OPENMP
+#pragma omp parallel for reduction(&& : good)
+#endif
+		for (size_t at = 0; at < count; at += BLOCK)
+			good = convert_block(stored, in + at * size, dtype, out + at * written,
+					     count - at < BLOCK ? count - at : BLOCK) &&
+			       good;
 		if (!good) {
 			failed = error_set(err, ERR_USAGE,
 					   "%s: tensor %.200s has a value that %s cannot hold", src->file,
 					   src->name, tensor_dtype_name(to));
 			error_hint(err, "export as bf16, which has the range of fp32");
 		} else {
-			failed = advance(e, w, out, count * tensor_dtype_size(to), err);
+			failed = advance(e, w, out, count * written, err);
 		}
 	}
-	free(x);
 	free(out);
 	return failed;
 }

@@ -212,7 +212,6 @@ static void silence(struct runner *r, struct attempt *a)
 	while (!a->answered && waitid(P_PID, (id_t)a->worker.pid, &info, WEXITED | WNOWAIT) < 0 &&
 	       errno == EINTR)
 		continue;
-	r->tasks[a->stage].record->seconds += clock_mono() - a->started;
 	kill(-a->worker.pid, SIGKILL);
 	for (int which = 0; which < 2; which++)
 		attempt_read_lines(r, a, which, (size_t)1 << 20);
@@ -383,6 +382,7 @@ int attempt_end(struct runner *r, struct attempt *a, struct result *result, bool
 		rc = store_result(r, a, result, final,
 				  err); /* while the worker's memory is taken down beside it */
 	reap(r, a, &status, &used);
+	r->tasks[a->stage].record->seconds += clock_mono() - a->started;
 	if (a->answered && a->answer.class == ERR_NONE)
 		return rc;
 	judge(a, n, status, &used, err);

@@ -104,10 +104,8 @@ static int list_file(const char *relative, const char *path, void *arg, struct e
 	l->bytes += (uint64_t)st.st_size;
 	if (l->to) {
 		char *to = path_join(l->to, relative), *dir = path_dir(to);
-		/* Shards are shared with the store; they are read-only in both places. */
-		failed = dir_create(dir, err) ||
-			 (str_ends(relative, ".safetensors") ? file_link_or_copy(path, to, err)
-							     : file_copy(path, to, err));
+		/* Their own, so that nothing that is done to them reaches the store; shared where the file system can. */
+		failed = dir_create(dir, err) || file_copy(path, to, err);
 		free(dir);
 		free(to);
 	}

@@ -297,6 +297,17 @@ int file_link_or_copy(const char *from, const char *to, struct error *err)
 	return file_copy(from, to, err);
 }
 
+bool stat_same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       stat_modified_ns(a) == stat_modified_ns(b);
+}
+
+int64_t stat_modified_ns(const struct stat *st)
+{
+	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
 bool path_exists(const char *path)
 {
 	struct stat st;

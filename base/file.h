@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "base/error.h"
 
@@ -42,6 +43,9 @@ int tree_walk(const char *root,
 /* A hard link where the file system allows it, else a copy. */
 int file_link_or_copy(const char *from, const char *to, struct error *err);
 int file_copy(const char *from, const char *to, struct error *err);
+/* The same file, unchanged as far as its inode tells: device, inode, size, time of modification. */
+bool stat_same_file(const struct stat *a, const struct stat *b);
+int64_t stat_modified_ns(const struct stat *st);
 bool path_exists(const char *path);
 bool path_is_dir(const char *path);
 

@@ -1,27 +1,20 @@
 /* Writing: the header first, from the declared tensors alone, then the data as it comes. */
 #include "model/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "base/str.h"
-
-#define BUFFER_SIZE ((size_t)1 << 20)
 
 struct tensors_writer {
 	char *path;
-	int fd;
+	struct outfile *file;
 	size_t *order;
 	uint64_t declared; /* bytes of data promised */
 	uint64_t added;
-	char *buffer; /* BUFFER_SIZE */
-	size_t held;  /* bytes in it */
 };
 
 /* The safetensors library (0.4, 0.5) sorts by its enum of dtypes, largest first, then by name. */
@@ -101,14 +94,13 @@ int tensors_create(const char *path, const struct tensor *declared, size_t n, co
 		}
 	}
 	qsort_r(order, n, sizeof *order, by_file_order, (void *)(uintptr_t)declared);
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	if (fd < 0) {
-		error_errno(err, error_class_of_errno(errno), "%s", path);
+	struct outfile *file;
+	if (outfile_create(path, &file, err)) {
 		free(order);
 		return -1;
 	}
 	struct tensors_writer *w = xcalloc(1, sizeof *w);
-	*w = (struct tensors_writer){xstrdup(path), fd, order, 0, 0, xmalloc(BUFFER_SIZE), 0};
+	*w = (struct tensors_writer){xstrdup(path), file, order, 0, 0};
 	struct strbuf b = STRBUF_INIT;
 	uint8_t length[8];
 	header_text(declared, order, n, metadata, &b);
@@ -116,7 +108,7 @@ int tensors_create(const char *path, const struct tensor *declared, size_t n, co
 		w->declared += bytes_of(&declared[i]);
 	for (int i = 0; i < 8; i++)
 		length[i] = (uint8_t)((uint64_t)b.len >> (8 * i));
-	int failed = fd_write_all(fd, length, 8, path, err) || fd_write_all(fd, b.data, b.len, path, err);
+	int failed = outfile_add(file, length, 8, err) || outfile_add(file, b.data, b.len, err);
 	strbuf_free(&b);
 	if (failed) {
 		tensors_abandon(w);
@@ -131,54 +123,34 @@ const size_t *tensors_order(const struct tensors_writer *w)
 	return w->order;
 }
 
-static int flush(struct tensors_writer *w, struct error *err)
-{
-	size_t n = w->held;
-
-	w->held = 0;
-	return n ? fd_write_all(w->fd, w->buffer, n, w->path, err) : 0;
-}
-
 int tensors_add(struct tensors_writer *w, const void *bytes, size_t n, struct error *err)
 {
 	w->added += n;
 	if (w->added > w->declared)
 		return error_set(err, ERR_USAGE, "%s: more bytes were given than the %" PRIu64 " declared",
 				 w->path, w->declared);
-	if (w->held + n > BUFFER_SIZE && flush(w, err))
-		return -1;
-	if (n >= BUFFER_SIZE)
-		return fd_write_all(w->fd, bytes, n, w->path, err);
-	if (n)
-		memcpy(w->buffer + w->held, bytes, n);
-	w->held += n;
-	return 0;
+	return outfile_add(w->file, bytes, n, err);
 }
 
 static void release(struct tensors_writer *w)
 {
 	free(w->path);
 	free(w->order);
-	free(w->buffer);
 	free(w);
 }
 
 int tensors_commit(struct tensors_writer *w, struct error *err)
 {
-	int failed = 0;
+	int failed;
 
-	if (w->added != w->declared)
+	if (w->added != w->declared) {
 		failed = error_set(err, ERR_USAGE,
 				   "%s: %" PRIu64 " bytes were given of the %" PRIu64 " declared", w->path,
 				   w->added, w->declared);
-	if (!failed)
-		failed = flush(w, err);
-	if (!failed && fsync(w->fd) < 0)
-		failed = error_errno(err, error_class_of_errno(errno), "%s", w->path);
-	if (close(w->fd) < 0 && !failed)
-		failed = error_errno(err, error_class_of_errno(errno), "%s", w->path);
-	if (failed)
-		unlink(w->path);
+		outfile_abandon(w->file);
+	} else {
+		failed = outfile_commit(w->file, err);
+	}
 	release(w);
 	return failed;
 }
@@ -187,7 +159,6 @@ void tensors_abandon(struct tensors_writer *w)
 {
 	if (!w)
 		return;
-	close(w->fd);
-	unlink(w->path);
+	outfile_abandon(w->file);
 	release(w);
 }

@@ -5,16 +5,38 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "runtime/store_internal.h"
 
-static int hash_entry(struct tree_entry *e, struct error *err)
+struct knowledge {
+	const struct known_file *files;
+	size_t n;
+};
+
+/* Fills in st and digest from what is known of the file; false when nothing is, or it has changed since. */
+static bool hash_known(struct blob_source *b, const struct knowledge *known)
+{
+	for (size_t i = 0; i < known->n; i++) {
+		const struct known_file *k = &known->files[i];
+
+		if (strcmp(k->path, b->path) != 0)
+			continue;
+		b->digest = k->digest;
+		return lstat(b->path, &b->st) == 0 && S_ISREG(b->st.st_mode) &&
+		       (uint64_t)b->st.st_ino == k->inode && (uint64_t)b->st.st_size == k->size &&
+		       stat_modified_ns(&b->st) == k->modified_ns;
+	}
+	return false;
+}
+
+static int hash_entry(struct tree_entry *e, const struct knowledge *known, struct error *err)
 {
 	struct blob_source b = {.path = e->path};
 
-	if (blob_hash(&b, err))
+	if (!hash_known(&b, known) && blob_hash(&b, err))
 		return -1;
 	e->st = b.st;
 	e->size = (uint64_t)b.st.st_size;
@@ -84,14 +106,15 @@ static int add_all(struct store *s, const struct tree *t, const struct digest *d
 	return 0;
 }
 
-static int take_tree(struct store *s, const char *path, struct artifact *out, struct error *err)
+static int take_tree(struct store *s, const char *path, const struct knowledge *known, struct artifact *out,
+		     struct error *err)
 {
 	struct tree t;
 	struct strbuf manifest = STRBUF_INIT;
 	int failed = tree_list(path, false, &t, err);
 
 	for (size_t i = 0; !failed && i < t.n; i++)
-		failed = hash_entry(&t.entries[i], err);
+		failed = hash_entry(&t.entries[i], known, err);
 	if (!failed) {
 		t.size = 0;
 		for (size_t i = 0; i < t.n; i++)
@@ -106,12 +129,13 @@ static int take_tree(struct store *s, const char *path, struct artifact *out, st
 	return failed;
 }
 
-static int take_blob(struct store *s, const char *path, struct artifact *out, struct error *err)
+static int take_blob(struct store *s, const char *path, const struct knowledge *known, struct artifact *out,
+		     struct error *err)
 {
 	struct tree_entry e = {.path = (char *)(uintptr_t)path};
 	struct tree t = {&e, 1, 1, 0};
 
-	if (hash_entry(&e, err))
+	if (hash_entry(&e, known, err))
 		return -1;
 	*out = (struct artifact){e.digest, false, e.size, 1};
 	if (add_all(s, &t, NULL, NULL, err))
@@ -121,6 +145,13 @@ static int take_blob(struct store *s, const char *path, struct artifact *out, st
 
 int store_take(struct store *s, const char *path, struct artifact *out, struct error *err)
 {
+	return store_take_known(s, path, NULL, 0, out, err);
+}
+
+int store_take_known(struct store *s, const char *path, const struct known_file *files, size_t n,
+		     struct artifact *out, struct error *err)
+{
+	const struct knowledge known = {files, n};
 	struct stat st;
 
 	if (store_want_write(s, err))
@@ -128,9 +159,9 @@ int store_take(struct store *s, const char *path, struct artifact *out, struct e
 	if (lstat(path, &st) < 0)
 		return store_errno(err, path);
 	if (S_ISDIR(st.st_mode))
-		return take_tree(s, path, out, err);
+		return take_tree(s, path, &known, out, err);
 	if (S_ISREG(st.st_mode))
-		return take_blob(s, path, out, err);
+		return take_blob(s, path, &known, out, err);
 	if (S_ISLNK(st.st_mode))
 		error_set(err, ERR_STAGE, "%s: a symbolic link cannot be an output", path);
 	else

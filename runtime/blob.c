@@ -23,12 +23,6 @@ static void file_name(const struct digest *d, char out[NAME_SIZE])
 	out[2] = '/';
 }
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
-}
-
 static int changed(const char *path, struct error *err)
 {
 	error_set(err, ERR_STAGE, "%s changed while it was being stored", path);
@@ -66,7 +60,7 @@ int blob_hash(struct blob_source *b, struct error *err)
 	hasher_finish(h, &b->digest);
 	if (fstat(fd, &after) < 0)
 		store_errno(err, b->path);
-	else if (!same_file(&b->st, &after))
+	else if (!stat_same_file(&b->st, &after))
 		changed(b->path, err);
 	else
 		failed = 0;
@@ -221,7 +215,7 @@ static int add_inline(struct store *s, const struct blob_source *b, struct error
 		failed = stream_in(s, fd, digest_id(&b->digest), size, b->path, err);
 	if (!failed && fstat(fd, &now) < 0)
 		failed = store_errno(err, b->path);
-	if (!failed && !same_file(&now, &b->st))
+	if (!failed && !stat_same_file(&now, &b->st))
 		failed = changed(b->path, err);
 	if (!failed)
 		failed = record(s, b, true, err);
@@ -270,7 +264,7 @@ static int add_file(struct store *s, const struct blob_source *b, bool *linked, 
 		store_errno(err, b->path);
 		goto out;
 	}
-	if (!same_file(&now, &b->st)) {
+	if (!stat_same_file(&now, &b->st)) {
 		changed(b->path, err);
 		goto out;
 	}

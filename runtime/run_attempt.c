@@ -329,7 +329,8 @@ static int store_result(struct runner *r, struct attempt *a, struct result *out,
 	}
 	for (size_t o = 0; o < n->noutputs; o++) {
 		outputs[o] = (struct result_output){.name = n->outputs[o].name, .kind = n->outputs[o].kind};
-		if (store_take(r->store, a->ctx.outputs[o], &outputs[o].artifact, err) < 0) {
+		if (store_take_known(r->store, a->ctx.outputs[o], a->files, a->nfiles, &outputs[o].artifact,
+				     err) < 0) {
 			*final = err->class == ERR_INFRA;
 			return error_context(err, "output \"%s\"", n->outputs[o].name);
 		}
@@ -402,6 +403,7 @@ void attempt_free(struct runner *r, struct attempt *a)
 		free(a->tail[i]);
 	free(a->last_stderr);
 	free(a->facts);
+	free(a->files);
 	strbuf_free(&a->control);
 	strbuf_free(&a->lines[0]);
 	strbuf_free(&a->lines[1]);

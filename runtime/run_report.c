@@ -215,6 +215,17 @@ static void take_summary(struct attempt *a, const struct message *m)
 	a->facts[i].value = arena_strdup(&a->arena, m->text);
 }
 
+static void take_file(struct attempt *a, const struct message *m)
+{
+	struct known_file f = {
+		arena_strdup(&a->arena, m->text), (uint64_t)m->step, m->done, (int64_t)m->total, {{0}}};
+
+	if (!digest_parse(m->hint, &f.digest))
+		return;
+	grow(&a->files, &a->files_cap, a->nfiles + 1, sizeof *a->files);
+	a->files[a->nfiles++] = f;
+}
+
 static void take_checkpoint(struct runner *r, struct attempt *a, const struct message *m)
 {
 	struct plan_stage *st = &r->plan->stages[a->stage];
@@ -251,6 +262,7 @@ static void take_message(struct runner *r, struct attempt *a, const struct messa
 	case MESSAGE_METRIC: take_metric(r, a, m); break;
 	case MESSAGE_SUMMARY: take_summary(a, m); break;
 	case MESSAGE_CHECKPOINT: take_checkpoint(r, a, m); break;
+	case MESSAGE_FILE: take_file(a, m); break;
 	case MESSAGE_RESULT:
 		a->answered = true;
 		if (m->code == 0)

@@ -61,6 +61,8 @@ struct attempt {
 	uint64_t logged;
 	struct result_fact *facts;
 	size_t nfacts, facts_cap;
+	struct known_file *files; /* what the worker told of its large files */
+	size_t nfiles, files_cap;
 	double progress_since;
 	uint64_t progress_from;
 };

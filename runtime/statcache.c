@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "runtime/canon.h"
 #include "runtime/store_internal.h"
 
@@ -23,7 +24,7 @@ static bool recall(struct store *s, const struct stat *st, struct digest *out)
 	sqlite3_bind_int64(q, 1, (int64_t)st->st_dev);
 	sqlite3_bind_int64(q, 2, (int64_t)st->st_ino);
 	bool found = sqlite3_step(q) == SQLITE_ROW && sqlite3_column_int64(q, 0) == (int64_t)st->st_size &&
-		     sqlite3_column_int64(q, 1) == ns_of(st->st_mtim) &&
+		     sqlite3_column_int64(q, 1) == stat_modified_ns(st) &&
 		     sqlite3_column_int64(q, 2) == ns_of(st->st_ctim) && column_digest(q, 3, out);
 	sqlite3_reset(q);
 	return found;
@@ -42,7 +43,7 @@ static void remember(struct store *s, const struct tree_entry *const *entries, s
 		sqlite3_bind_int64(st, 1, (int64_t)f->st_dev);
 		sqlite3_bind_int64(st, 2, (int64_t)f->st_ino);
 		sqlite3_bind_int64(st, 3, (int64_t)f->st_size);
-		sqlite3_bind_int64(st, 4, ns_of(f->st_mtim));
+		sqlite3_bind_int64(st, 4, stat_modified_ns(f));
 		sqlite3_bind_int64(st, 5, ns_of(f->st_ctim));
 		bind_digest(st, 6, &entries[i]->digest);
 		if (store_step_done(s, st, "remembering a digest", NULL))
@@ -74,7 +75,7 @@ static int digest_entries(struct store *s, struct tree_entry *entries, size_t n,
 		e->st = b.st;
 		e->size = (uint64_t)b.st.st_size;
 		e->digest = b.digest;
-		if (now - ns_of(b.st.st_mtim) > RACY_NS && now - ns_of(b.st.st_ctim) > RACY_NS)
+		if (now - stat_modified_ns(&b.st) > RACY_NS && now - ns_of(b.st.st_ctim) > RACY_NS)
 			fresh[nfresh++] = e;
 	}
 	if (nfresh)

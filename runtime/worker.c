@@ -13,6 +13,9 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
+#include "base/outfile.h"
+#include "runtime/store.h"
 
 #define PROGRESS_INTERVAL_NS ((uint64_t)100 * 1000 * 1000)
 
@@ -72,6 +75,47 @@ static void read_answer(struct message *m, struct arena *a)
 	strbuf_free(&in);
 }
 
+/* Tells the digest of a large file, which was taken while it was written, or is taken here rather than in the runner, which has
+ * others to look after. What cannot be read the runner will say. */
+static int tell_file(const char *relative, const char *path, void *arg, struct error *err)
+{
+	struct stat before, after;
+	struct digest digest;
+	char text[DIGEST_TEXT_SIZE];
+
+	(void)relative;
+	(void)err;
+	if (lstat(path, &before) < 0 || !S_ISREG(before.st_mode) ||
+	    (uint64_t)before.st_size <= STORE_INLINE_MAX)
+		return 0;
+	if (!outfile_digest(&before, &digest) &&
+	    (digest_of_file(path, &digest, NULL, NULL) || lstat(path, &after) < 0 ||
+	     !stat_same_file(&before, &after)))
+		return 0;
+	digest_text(&digest, text);
+	send_message(arg, &(struct message){.type = MESSAGE_FILE,
+					    .text = path,
+					    .hint = text,
+					    .step = (int64_t)before.st_ino,
+					    .done = (uint64_t)before.st_size,
+					    .total = (uint64_t)stat_modified_ns(&before)});
+	return 0;
+}
+
+static void tell_files(struct stage_ctx *ctx)
+{
+	for (size_t o = 0; o < ctx->node->noutputs; o++) {
+		struct stat st;
+
+		if (lstat(ctx->outputs[o], &st) < 0)
+			continue;
+		if (S_ISDIR(st.st_mode))
+			tree_walk(ctx->outputs[o], tell_file, ctx, NULL);
+		else
+			tell_file("", ctx->outputs[o], ctx, NULL);
+	}
+}
+
 static void set_signals(void)
 {
 	static const int defaults[] = {SIGINT, SIGHUP, SIGQUIT, SIGCHLD, SIGALRM, SIGUSR1, SIGUSR2};
@@ -121,9 +165,12 @@ static _Noreturn void worker_main(struct stage_ctx *ctx, int control, int out, i
 	if (ctx->devices)
 		setenv("CUDA_VISIBLE_DEVICES", ctx->devices, 1);
 
+	outfile_hashing();
 	int rc = kind->run(ctx, &err);
 	fflush(stdout);
 	fflush(stderr);
+	if (rc == 0)
+		tell_files(ctx);
 	if (rc < 0 && err.class == ERR_NONE)
 		error_set(&err, ERR_STAGE, "failed without saying why");
 	send_message(ctx, &(struct message){.type = MESSAGE_RESULT,

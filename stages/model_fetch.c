@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "model/config.h"
 #include "model/safetensors.h"
 #include "runtime/stage.h"
@@ -65,7 +66,7 @@ static int copy_file(const char *relative, const char *path, void *arg, struct e
 	if (stopping(c->ctx, err))
 		return -1;
 	char *to = path_join(c->to, relative);
-	int failed = file_copy(path, to, err);
+	int failed = file_copy_hashed(path, to, err);
 	free(to);
 	ctx_progress(c->ctx, ++c->files, 0, "files");
 	return failed;

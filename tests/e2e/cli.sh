@@ -156,6 +156,12 @@ expect 0 "$anneal" graph two --json
 json
 printf 'stage "x" {\nuses="exec"\n  command  =   "true"\n}\n' >ugly.graph
 expect 2 "$anneal" fmt --check ugly.graph
+# A large output is hashed where it is made.
+printf 'stage "x" {\n  uses    = "exec"\n  command = "head -c 70000000 /dev/zero >$OUT_zeros"\n  outputs = { zeros = "file" }\n}\n' >large.graph
+expect 0 "$anneal" run ./large.graph --state large
+expect 0 "$anneal" show last --json --state large
+says "sha256:$(head -c 70000000 /dev/zero | sha256sum | cut -d' ' -f1)"
+rm -r large
 expect 0 "$anneal" fmt ugly.graph
 says 'ugly.graph'
 expect 0 "$anneal" fmt --check ugly.graph

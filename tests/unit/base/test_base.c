@@ -2,8 +2,10 @@
 #include "tests/unit/cmocka_all.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -11,6 +13,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "base/str.h"
 
 static void an_error_keeps_class_context_and_hint(void **state)
@@ -180,6 +183,82 @@ static void files_are_written_whole_and_walked_in_order(void **state)
 	strbuf_free(&seen);
 }
 
+/* Whether the file at path was hashed while it was written: with the right digest, then. */
+static bool hashed(const char *path)
+{
+	struct digest known, read;
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	if (!outfile_digest(&st, &known))
+		return false;
+	assert_int_equal(digest_of_file(path, &read, NULL, NULL), 0);
+	assert_true(digest_equal(&known, &read));
+	return true;
+}
+
+static void an_outfile_is_hashed_while_it_is_written(void **state)
+{
+	static const size_t pieces[] = {1, 5, 700000, 400000, 1 << 20, 3, (1 << 20) - 3, 3000001, 2};
+	char dir[] = "/tmp/anneal-base-XXXXXX";
+	struct error e = ERROR_INIT;
+	struct outfile *f;
+	size_t all = 0, size;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	char *path = path_join(dir, "large"), *copy = path_join(dir, "copy"),
+	     *small = path_join(dir, "small");
+	char *bytes = xmalloc(8 << 20);
+	for (size_t i = 0; i < 8 << 20; i++)
+		bytes[i] = (char)(i * 2654435761u >> 11);
+	/* Nobody asked for digests yet. */
+	assert_int_equal(outfile_create(path, &f, &e), 0);
+	assert_int_equal(outfile_add(f, bytes, 2 << 20, &e), 0);
+	assert_int_equal(outfile_commit(f, &e), 0);
+	assert_false(hashed(path));
+	outfile_hashing();
+	assert_int_equal(outfile_create(path, &f, &e), 0);
+	for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+		assert_int_equal(outfile_add(f, bytes + all, pieces[i], &e), 0);
+		all += pieces[i];
+	}
+	assert_int_equal(outfile_commit(f, &e), 0);
+	char *text = file_read(path, &size, &e);
+	assert_int_equal(size, all);
+	assert_memory_equal(text, bytes, all);
+	free(text);
+	assert_true(hashed(path));
+	/* A copy is, unless the file system shares its blocks; a small file is not. */
+	assert_int_equal(file_copy_hashed(path, copy, &e), 0);
+	text = file_read(copy, &size, &e);
+	assert_int_equal(size, all);
+	assert_memory_equal(text, bytes, all);
+	free(text);
+	hashed(copy);
+	assert_int_equal(outfile_create(small, &f, &e), 0);
+	assert_int_equal(outfile_add(f, bytes, 10, &e), 0);
+	assert_int_equal(outfile_commit(f, &e), 0);
+	assert_false(hashed(small));
+	/* Who writes to it afterwards makes it another one, and what is abandoned is gone. */
+	int fd = open(path, O_WRONLY | O_APPEND);
+	assert_int_equal(write(fd, "x", 1), 1);
+	close(fd);
+	assert_false(hashed(path));
+	assert_int_equal(outfile_create(path, &f, &e), 0);
+	assert_int_equal(outfile_add(f, bytes, 3 << 20, &e), 0);
+	outfile_abandon(f);
+	assert_false(path_exists(path));
+	assert_int_equal(file_copy_hashed("/nonexistent", copy, &e), -1);
+	assert_int_equal(outfile_create("/nonexistent-dir/x", &f, &e), -1);
+	outfile_hash_with(NULL);
+	assert_int_equal(tree_remove(dir, &e), 0);
+	free(bytes);
+	free(path);
+	free(copy);
+	free(small);
+}
+
 static void paths_join_and_split(void **state)
 {
 	(void)state;
@@ -244,6 +323,7 @@ int main(void)
 		cmocka_unit_test(the_nearest_name_is_a_likely_typo_or_nothing),
 		cmocka_unit_test(sha256_equals_the_published_vectors),
 		cmocka_unit_test(files_are_written_whole_and_walked_in_order),
+		cmocka_unit_test(an_outfile_is_hashed_while_it_is_written),
 		cmocka_unit_test(paths_join_and_split),
 		cmocka_unit_test(json_errors_name_the_place),
 		cmocka_unit_test(an_arena_hands_out_aligned_memory),

@@ -47,6 +47,36 @@ static void blobs_of_every_size_keep_their_bytes(void **state)
 	}
 }
 
+/* What is known of an unchanged file counts, which a wrong digest shows; of a changed one it does not. */
+static void a_known_file_is_not_read_again(void **state)
+{
+	struct known_file known = {.path = at("in")};
+	struct digest right;
+	struct artifact a;
+	struct stat st;
+	(void)state;
+	puts_(at("in"), "hello");
+	assert_int_equal(stat(at("in"), &st), 0);
+	known.inode = st.st_ino;
+	known.size = (uint64_t)st.st_size;
+	known.modified_ns = stat_modified_ns(&st);
+	digest_of("jello", 5, &known.digest);
+	digest_of("hello", 5, &right);
+	assert_int_equal(store_take_known(s, at("in"), &known, 1, &a, &err), 0);
+	assert_true(digest_equal(&a.digest, &known.digest));
+	for (int i = 0; i < 4; i++) {
+		struct known_file other = known;
+		puts_(at("in"), "hello");
+		assert_int_equal(stat(at("in"), &st), 0);
+		other.inode = st.st_ino + (i == 0);
+		other.size = 5 + (i == 1);
+		other.modified_ns = stat_modified_ns(&st) + (i == 2);
+		other.path = i == 3 ? "elsewhere" : at("in");
+		assert_int_equal(store_take_known(s, at("in"), &other, 1, &a, &err), 0);
+		assert_true(digest_equal(&a.digest, &right));
+	}
+}
+
 static void a_large_file_is_shared_by_link_never_copied(void **state)
 {
 	struct stat a, b;
@@ -367,6 +397,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(a_file_goes_in_and_comes_out_read_only),
 		T(blobs_of_every_size_keep_their_bytes),
+		T(a_known_file_is_not_read_again),
 		T(a_large_file_is_shared_by_link_never_copied),
 		T(a_large_file_with_another_name_is_copied_not_shared),
 		T(a_tree_keeps_names_and_the_executable_bit),

@@ -1,5 +1,5 @@
 /* y = x W^T for at most 8 tokens: bound by the bytes of W, which are read once, 16 bytes to a lane, straight into registers.
- * A block shares the columns of a few rows among its 8 warps, and adds the warps' sums in order.
+ * A block shares the columns of a few rows among its warps, and adds the warps' sums in order.
  *
  * With 16-bit weights in the dtype of 16-bit activations the tensor cores multiply, W being the first factor, so that
  * arithmetic takes next to no instructions. Lane (g, c) of a warp holds columns 8 c … 8 c + 7 of every 32, of rows g and
@@ -13,26 +13,27 @@
 
 /* ---- 16-bit ---- */
 
-/* Columns that the warps of a block take together, 32 each. */
-#define FEW_COLUMNS (32 * WARPS)
+/* What the registers of a multiprocessor suffice for. */
+#define MOST_WARPS 16
 
 /* 32 columns of 16 * ROW_TILES rows of W and of x: what a warp multiplies at once. */
 template <int ROW_TILES> struct few_slot {
 	uint4 w[2 * ROW_TILES], x;
 };
 
-template <typename T> __device__ __forceinline__ uint4 few_load(const T *p, int k, bool inside)
+/* Places are counted in 16 bytes, so that one takes one register. */
+__device__ __forceinline__ uint4 few_load(const uint4 *p, uint32_t at, bool inside)
 {
-	return inside ? *reinterpret_cast<const uint4 *>(p + k) : make_uint4(0, 0, 0, 0);
+	return inside ? p[at] : make_uint4(0, 0, 0, 0);
 }
 
-template <typename T, int ROW_TILES>
-__device__ __forceinline__ void few_load_w(struct few_slot<ROW_TILES> &slot, const T *const w[2 * ROW_TILES],
-					   int k, bool inside)
+template <int ROW_TILES>
+__device__ __forceinline__ void few_load_w(struct few_slot<ROW_TILES> &slot, const uint4 *w,
+					   const uint32_t own[2 * ROW_TILES], int k, bool inside)
 {
 #pragma unroll
 	for (int i = 0; i < 2 * ROW_TILES; i++)
-		slot.w[i] = few_load(w[i], k, inside);
+		slot.w[i] = few_load(w, own[i] + (uint32_t)k, inside);
 }
 
 template <typename T, int ROW_TILES>
@@ -50,51 +51,52 @@ __device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &s
 	}
 }
 
-/* Where the lane's rows of tile `tile` begin. Rows that do not exist are others again, whose results are not stored. */
-template <typename T, int ROW_TILES>
-__device__ __forceinline__ void few_rows(const T *w, int rows, int cols, int tile, int lane,
-					 const T *own[2 * ROW_TILES])
+/* Where the lane's part of its rows of tile `tile` begins. Rows that do not exist are others again, whose results are not stored. */
+template <int ROW_TILES>
+__device__ __forceinline__ void few_rows(int rows, int cols, int tile, int lane, uint32_t own[2 * ROW_TILES])
 {
 #pragma unroll
 	for (int i = 0; i < 2 * ROW_TILES; i++) {
 		int row = tile * 16 * ROW_TILES + 8 * i + lane / 4;
 
-		own[i] = w + (size_t)(row < rows ? row : rows - 1) * (size_t)cols + (size_t)(8 * (lane % 4));
+		own[i] = (uint32_t)(row < rows ? row : rows - 1) * (uint32_t)(cols / 8) +
+			 (uint32_t)(lane % 4);
 	}
 }
 
-/* A block computes tiles of ROW_TILES times 16 rows, one after the other. A warp has SLOTS loads of W on their way all the
- * time: as soon as a slot is multiplied it is filled again, at the end of a tile with the next one's first columns, so that
- * memory does not wait for the sums to be stored. The first ones do not wait for the kernel that makes x either: two blocks on
- * each multiprocessor hold up to 17 MB of W by the time that it is done. */
-template <typename T, int ROW_TILES, int SLOTS>
-__global__ void __launch_bounds__(THREADS, 2)
-	few_mma_kernel(const T *x, const T *w, int rows, int cols, struct product_out out, bool vector)
+/* A block computes tiles of ROW_TILES times 16 rows, one after the other. Its warps take 32 columns each at a time, and
+ * have SLOTS loads of W on their way all the time: as soon as a slot is multiplied it is filled again, at the end of a tile with
+ * the next one's first columns, so that memory does not wait for the sums to be stored. The first ones do not wait for the kernel
+ * that makes x either: 16 warps on each multiprocessor hold up to 17 MB of W by the time that it is done. */
+template <typename T, int ROW_TILES, int SLOTS, int BLOCK_WARPS>
+__global__ void __launch_bounds__(32 * BLOCK_WARPS, MOST_WARPS / BLOCK_WARPS)
+	few_mma_kernel(const uint4 *x, const uint4 *w, int rows, int cols, struct product_out out,
+		       bool vector)
 {
 	grid_ahead();
-	const int row_count = 16 * ROW_TILES;
-	__shared__ __align__(16) float sums[WARPS][PRODUCT_FEW][row_count + 4];
+	const int row_count = 16 * ROW_TILES, step = 4 * BLOCK_WARPS;
+	__shared__ __align__(16) float sums[BLOCK_WARPS][PRODUCT_FEW][row_count + 4];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
 	int t = threadIdx.x / (row_count / 4), at = threadIdx.x % (row_count / 4) * 4;
-	int tiles = ceil_div(rows, row_count), k0 = warp * 32;
-	const T *own[2 * ROW_TILES];
+	int tiles = ceil_div(rows, row_count), k0 = warp * 4, width = cols / 8;
+	/* Tokens that do not exist are others again as well. */
+	uint32_t token = (uint32_t)(g < out.n ? g : out.n - 1) * (uint32_t)width + (uint32_t)c;
+	uint32_t own[2 * ROW_TILES];
 	struct few_slot<ROW_TILES> slots[SLOTS];
 
-	/* Tokens that do not exist are others again as well. */
-	x += (size_t)(g < out.n ? g : out.n - 1) * (size_t)cols + (size_t)(8 * c);
-	few_rows<T, ROW_TILES>(w, rows, cols, blockIdx.x, lane, own);
+	few_rows<ROW_TILES>(rows, cols, blockIdx.x, lane, own);
 #pragma unroll
 	for (int u = 0; u < SLOTS; u++) {
-		int k = k0 + u * FEW_COLUMNS;
+		int k = k0 + u * step;
 
-		few_load_w<T, ROW_TILES>(slots[u], own, k, k + 8 * c < cols);
+		few_load_w<ROW_TILES>(slots[u], w, own, k, k + c < width);
 	}
 	grid_wait();
 #pragma unroll
 	for (int u = 0; u < SLOTS; u++) {
-		int k = k0 + u * FEW_COLUMNS;
+		int k = k0 + u * step;
 
-		slots[u].x = few_load(x, k, k + 8 * c < cols);
+		slots[u].x = few_load(x, token + (uint32_t)k, k + c < width);
 	}
 #pragma unroll 1
 	for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -102,23 +104,22 @@ __global__ void __launch_bounds__(THREADS, 2)
 		int k = k0;
 
 #pragma unroll 1
-		for (int first = 0; first < cols; first += SLOTS * FEW_COLUMNS) {
+		for (int first = 0; first < width; first += SLOTS * step) {
 			bool more = true;
 
-			k += SLOTS * FEW_COLUMNS;
-			if (first + SLOTS * FEW_COLUMNS >= cols) {
+			k += SLOTS * step;
+			if (first + SLOTS * step >= width) {
 				k = k0;
 				more = tile + (int)gridDim.x < tiles;
-				few_rows<T, ROW_TILES>(w, rows, cols, more ? tile + gridDim.x : tile, lane,
-						       own);
+				few_rows<ROW_TILES>(rows, cols, more ? tile + gridDim.x : tile, lane, own);
 			}
 #pragma unroll
 			for (int u = 0; u < SLOTS; u++) {
-				int next = k + u * FEW_COLUMNS;
+				int next = k + u * step;
 
 				few_multiply<T, ROW_TILES>(slots[u], acc);
-				few_load_w<T, ROW_TILES>(slots[u], own, next, more && next + 8 * c < cols);
-				slots[u].x = few_load(x, next, more && next + 8 * c < cols);
+				few_load_w<ROW_TILES>(slots[u], w, own, next, more && next + c < width);
+				slots[u].x = few_load(x, token + (uint32_t)next, more && next + c < width);
 			}
 		}
 		/* Nearly all blocks have ended when the last one is here. */
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 		if (t < out.n && row < rows) {
 			float sum[4] = {};
 
-			for (int i = 0; i < WARPS; i++)
+			for (int i = 0; i < BLOCK_WARPS; i++)
 				for (int j = 0; j < 4; j++)
 					sum[j] += sums[i][t][at + j];
 			store4<T>(out.y, out.how, (size_t)t * (size_t)out.ld + (size_t)row, rows - row,
@@ -146,28 +147,34 @@ __global__ void __launch_bounds__(THREADS, 2)
 	}
 }
 
-template <typename T, int ROW_TILES, int SLOTS>
+template <typename T, int ROW_TILES, int SLOTS, int BLOCK_WARPS>
 static void few_mma_launch(struct device *d, const struct product_out *out, const T *x, const T *w, int rows,
 			   int cols)
 {
-	/* At most two blocks to a multiprocessor, of as many tiles each as the others. */
+	/* No more blocks than fit at once, of as many tiles each as the others. */
 	int tiles = ceil_div(rows, 16 * ROW_TILES),
-	    each = ceil_div(tiles, 2 * cuda_device(d)->multiprocessors);
+	    each = ceil_div(tiles, MOST_WARPS / BLOCK_WARPS * cuda_device(d)->multiprocessors);
 
-	cuda_launch_ahead(d, "product of few tokens", few_mma_kernel<T, ROW_TILES, SLOTS>,
-			  dim3((unsigned)ceil_div(tiles, each)), dim3(THREADS), 0, x, w, rows, cols, *out,
-			  stores_vector(out->y, out->ld, rows));
+	cuda_launch_ahead(d, "product of few tokens", few_mma_kernel<T, ROW_TILES, SLOTS, BLOCK_WARPS>,
+			  dim3((unsigned)ceil_div(tiles, each)), dim3(32 * BLOCK_WARPS), 0,
+			  reinterpret_cast<const uint4 *>(x), reinterpret_cast<const uint4 *>(w), rows, cols,
+			  *out, stores_vector(out->y, out->ld, rows));
 }
 
 template <typename T>
 static void few_mma(struct device *d, const struct product_out *out, const T *x, const T *w, int rows,
 		    int cols)
 {
-	/* 32 rows to a tile read x half as often, when there are tiles enough. */
-	if (rows >= 64 * cuda_device(d)->multiprocessors)
-		few_mma_launch<T, 2, 4>(d, out, x, w, rows, cols);
+	int multiprocessors = cuda_device(d)->multiprocessors;
+
+	/* 32 rows to a tile read x half as often, when there are tiles enough. When there is one of 16 rows to a multiprocessor,
+	 * long rows need all the warps of one. */
+	if (rows >= 64 * multiprocessors)
+		few_mma_launch<T, 2, 4, 8>(d, out, x, w, rows, cols);
+	else if (rows <= 16 * multiprocessors && cols > 8 * 8 * 32)
+		few_mma_launch<T, 1, 8, 16>(d, out, x, w, rows, cols);
 	else
-		few_mma_launch<T, 1, 8>(d, out, x, w, rows, cols);
+		few_mma_launch<T, 1, 8, 8>(d, out, x, w, rows, cols);
 }
 
 /* ---- through fp32 ---- */

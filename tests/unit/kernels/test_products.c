@@ -127,9 +127,11 @@ static void products_agree_with_float64_in_every_dtype(void **state)
 		{130, 112, 128},
 		{160, 272, 64},
 		{257, 64, 64},
-		/* Few tokens: several tiles to a block, of several steps. */
+		/* Few tokens: several tiles to a block, of several steps; long rows. */
 		{2, 1304, 2376},
-		{7, 20, 1096}};
+		{7, 20, 1096},
+		{3, 44, 4392},
+		{8, 16, 4096}};
 	struct device *d;
 
 	(void)state;

@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(32 * WARPS)
 			      const T *v, T *out, float *lse, struct part part)
 {
 	grid_ahead();
+	grid_next_small();
 	const int N = KEYS / 8, RING = 2 * STAGES * tile_size<D>(KEYS);
 	DYNAMIC_SHARED(T, q_tile);
 	T *ring = q_tile + tile_size<D>(16);
@@ -54,7 +55,6 @@ __global__ void __launch_bounds__(32 * WARPS)
 
 	/* What says where the sequences are is no other kernel's work. */
 	grid_wait();
-	grid_next_small();
 	if (first >= rows || split >= used)
 		return;
 
@@ -171,6 +171,7 @@ __global__ void __launch_bounds__(256)
 	attention_decode_join(struct attention s, int splits, struct part part, T *out, float *lse)
 {
 	grid_ahead();
+	grid_next_small();
 	struct sequence sequence = sequence_at(s, blockIdx.y);
 	int query = blockIdx.x / s.heads, head = blockIdx.x % s.heads, group = s.heads / s.kv_heads,
 	    c = threadIdx.x;
@@ -180,7 +181,6 @@ __global__ void __launch_bounds__(256)
 	float top = -INFINITY, sum = 0.0f, x = 0.0f;
 
 	grid_wait();
-	grid_next_small();
 	if (query >= sequence.queries || used == 1 || c >= s.head_dim)
 		return;
 	for (int from = 0; from < used; from += JOIN) {

@@ -14,6 +14,10 @@
  *     grid_ahead(). They are launched by cuda_launch_ahead, which lets them overlap only when the work directly before was
  *     launched by one of these two. That kernel writes nothing of the kind, and it has waited for all kernels before it; so whatever
  *     wrote weights has ended.
+ *   - after grid_ahead() small kernels let the next one begin before their own grid_wait() (small_wait). So the weights of a product are
+ *     on their way while all the small kernels in front of it run, and not only the last of them. The reason above holds along
+ *     the chain: none of the kernels that may still run writes weights, and the first of them has waited. Each waits for the one
+ *     in front of it before it ends, so grid_wait() still means that all have ended.
  *
  * The subset that the fake understands: launches by cuda_launch, cuda_launch_next and cuda_launch_ahead alone; dynamic shared memory by DYNAMIC_SHARED alone;
  * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,
@@ -183,6 +187,19 @@ static inline void cuda_launch_ahead(struct device *d, const char *what, void (*
 				     dim3 block, size_t shared, A... args)
 {
 	cuda_launch_how(d, cuda_device(d)->behind_next, true, what, kernel, grid, block, shared, args...);
+}
+
+/* How a small kernel begins that reads nothing before grid_wait. ahead: it was launched behind a kernel that calls grid_next
+ * (behind_next). */
+__device__ __forceinline__ void small_wait(bool ahead)
+{
+	if (ahead) {
+		grid_ahead();
+		grid_next_small();
+	}
+	grid_wait();
+	if (!ahead)
+		grid_next_small();
 }
 
 __host__ __device__ constexpr int ceil_div(int a, int b)

@@ -44,10 +44,10 @@ template <typename T, enum gate F> __device__ __forceinline__ float activation(f
 }
 
 template <typename T, enum gate F, int V>
-static __global__ void gated_kernel(const T *gate, const T *up, int n, int width, int stride, T *out)
+static __global__ void gated_kernel(const T *gate, const T *up, int n, int width, int stride, T *out,
+				    bool ahead)
 {
-	grid_wait();
-	grid_next_small();
+	small_wait(ahead);
 	int c = V * (blockIdx.x * blockDim.x + threadIdx.x);
 
 	if (c >= width)
@@ -110,11 +110,11 @@ static void launch_gated(struct device *d, const T *gate, const T *up, int n, in
 	if (width % v == 0 && stride % v == 0 && aligned16(gate) && aligned16(up) && aligned16(out)) {
 		cut(n, width / v, &grid, &threads);
 		cuda_launch_next(d, "gated", gated_kernel<T, F, v>, grid, threads, 0, gate, up, n, width,
-				 stride, out);
+				 stride, out, cuda_device(d)->behind_next);
 	} else {
 		cut(n, width, &grid, &threads);
 		cuda_launch_next(d, "gated", gated_kernel<T, F, 1>, grid, threads, 0, gate, up, n, width,
-				 stride, out);
+				 stride, out, cuda_device(d)->behind_next);
 	}
 }
 

@@ -37,6 +37,7 @@ static __global__ void rmsnorm_held(const float *x, const float *weight, int dim
 
 	if (AHEAD) {
 		grid_ahead();
+		grid_next_small();
 #pragma unroll
 		for (int i = 0; i < HELD; i++) {
 			int c = 4 * (i * blockDim.x + threadIdx.x);
@@ -46,7 +47,8 @@ static __global__ void rmsnorm_held(const float *x, const float *weight, int dim
 		}
 	}
 	grid_wait();
-	grid_next_small();
+	if (!AHEAD)
+		grid_next_small();
 
 	x += (size_t)blockIdx.x * dim;
 	out += (size_t)blockIdx.x * dim;

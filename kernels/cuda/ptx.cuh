@@ -71,7 +71,7 @@ __device__ __forceinline__ void grid_wait()
 
 /* The kernel behind this one may come onto the GPU when every block has got here or has ended; without this, when all have
  * ended. For where multiprocessors are free: else the next kernel's blocks crowd on the few that are done first. After
- * grid_wait, by all threads, and only in kernels that write no weights (cuda_launch_next). */
+ * grid_wait or grid_ahead, by all threads, and only in kernels that write no weights (cuda_launch_next). */
 __device__ __forceinline__ void grid_next()
 {
 #if __CUDA_ARCH__ >= 900
@@ -90,7 +90,7 @@ __device__ __forceinline__ void grid_next_small()
 #endif
 }
 
-/* Says that weights are read before grid_wait (cuda_launch_ahead). Only the fake looks at it. */
+/* Says that weights are read, or that the next kernel may begin, before grid_wait (cuda_launch_ahead). Only the fake looks at it. */
 __device__ __forceinline__ void grid_ahead()
 {
 }

@@ -73,10 +73,12 @@ __global__ void __launch_bounds__(THREADS)
 	rope_kernel(const float *cos, const float *sin, const int32_t *position, int n, int heads, int half,
 		    int stride, float sign, T *x, struct append<T> append)
 {
-	if (APPEND && append.ahead)
+	if (APPEND && append.ahead) {
 		grid_ahead();
-	else
+		grid_next_small();
+	} else {
 		grid_wait();
+	}
 	ptrdiff_t index = (ptrdiff_t)blockIdx.x * THREADS + threadIdx.x;
 	int per_head = half / N, per_token = heads * per_head;
 	bool inside = index < (ptrdiff_t)n * per_token;
@@ -113,7 +115,8 @@ __global__ void __launch_bounds__(THREADS)
 		     ((ptrdiff_t)row * append.kv_heads + kv_head) * 2 * half + i;
 		grid_wait();
 	}
-	grid_next_small();
+	if (!APPEND || !append.ahead)
+		grid_next_small();
 	if (!inside)
 		return;
 	if constexpr (N == 1) {

@@ -87,6 +87,7 @@ struct lane {
 	unsigned mask; /* of the warp operation that it waits at */
 	void *data;    /* what it brought there, on its stack */
 	bool waited;   /* for the kernels before this one */
+	bool ahead;    /* grid_ahead */
 	bool next;     /* grid_next */
 
 	/* cp.async: copies not done yet, in order, and the group that is being filled. */
@@ -957,7 +958,7 @@ static void block_run(struct runner *r, uint64_t number)
 				l->wait = WAIT_NOT;
 				l->n_copies = l->group = 0;
 				l->n_products = l->product_group = 0;
-				l->waited = l->next = l->unfenced = l->fenced = false;
+				l->waited = l->ahead = l->next = l->unfenced = l->fenced = false;
 			}
 	r->ready_warps = r->n_warps == LANES ? FULL : (1u << r->n_warps) - 1;
 	for (int w = 0; w < r->n_warps; w++) {
@@ -991,7 +992,7 @@ extern "C" void cuda_fake_grid_next(void)
 {
 	struct lane *l = &running->lanes[running->current];
 
-	if (running->launch->overlaps && !l->waited)
+	if (running->launch->overlaps && !l->waited && !l->ahead)
 		stop_here("it lets the next kernel begin (grid_next) before it waits for the one before "
 			  "(grid_wait)");
 	l->next = true;
@@ -999,11 +1000,14 @@ extern "C" void cuda_fake_grid_next(void)
 
 extern "C" void cuda_fake_grid_ahead(void)
 {
-	if (running->lanes[running->current].waited)
+	struct lane *l = &running->lanes[running->current];
+
+	if (l->waited)
 		stop_here("grid_ahead comes after grid_wait");
 	if (running->launch->overlaps && !running->launch->ahead)
 		stop_here("it reads weights before it waits for the kernel before it, which may write them "
 			  "(no grid_next there)");
+	l->ahead = true;
 }
 
 /* ---- launches ---- */

@@ -27,8 +27,8 @@
  *     allocation, and are what their kind says.
  *   - launches: grid, block and shared memory within the limits of compute capability 9.0; every thread of a kernel that may
  *     overlap the one before it (programmatic stream serialization) waits for that before it ends. What lets the next one begin
- *     (grid_next) comes after that wait, and what is read before the wait (grid_ahead), only when the work directly before is a
- *     kernel all of whose threads call grid_next.
+ *     (grid_next) comes after that wait or after grid_ahead; and grid_ahead, behind which weights are read before the wait, comes
+ *     only where the work directly before is a kernel all of whose threads call grid_next.
  *   - capture: what the host waits for, and cudaMalloc and cudaFree, fail and end the capture. Kernels, copies and products
  *     are kept with their arguments and done by each cudaGraphLaunch. Outside captures work is done where it is asked for.
  *   - cuBLASLt: layouts that fit each other, pointers as aligned as the heuristics were told (256 bytes unless they were

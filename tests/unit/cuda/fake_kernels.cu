@@ -10,6 +10,8 @@ static __global__ void reverse_kernel(enum mistake mistake, float *x)
 		grid_next();
 	if (mistake == AHEAD_OF_ANY || mistake == AHEAD_OF_NEXT)
 		grid_ahead();
+	if (mistake == AHEAD_OF_NEXT)
+		grid_next();
 	if (mistake != NO_GRID_WAIT)
 		grid_wait();
 	DYNAMIC_SHARED(float, shared);

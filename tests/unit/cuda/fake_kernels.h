@@ -17,7 +17,7 @@ enum mistake {
 	NO_GRID_WAIT,    /* for the kernel before */
 	NEXT_TOO_EARLY,  /* the next kernel may begin before that wait */
 	AHEAD_OF_ANY,    /* weights are read before that wait, whatever the kernel before does */
-	AHEAD_OF_NEXT,   /* the same behind one that calls grid_next: no mistake */
+	AHEAD_OF_NEXT,   /* the same, and grid_next, behind one that calls grid_next: no mistake */
 	BEYOND_MEMORY,   /* one element after x is written */
 	BEYOND_SHARED,   /* one element after the dynamic shared memory is written */
 	TOO_MUCH_SHARED, /* more than a block can have */

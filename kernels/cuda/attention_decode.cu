@@ -4,40 +4,51 @@
  * parts of the keys (Dao et al. 2023, "Flash-Decoding"), so that one sequence also keeps the device busy. Each warp goes over
  * its own 16 keys at a time, with its own ring of copies under way and no barrier, and has a softmax of its own; at
  * the end these are brought together in the order of warps, and a second kernel does the same with the parts. There are blocks for as
- * many parts as the bounds and the device allow; how many are used depends on the keys that there are. */
+ * many parts as the bounds and the device allow; how many are used depends on the keys that there are.
+ *
+ * When there are warps enough for all keys to be on their way at once, a block is one warp and a part its 16 keys: nothing is
+ * brought together inside it. That is one sequence or a few, where latency is all. */
 #include <stddef.h>
 
 #include "kernels/cuda/attention.cuh"
 
 #define KEYS       16 /* of a warp at a time */
 #define STAGES     2
-#define MIN_KEYS   32 /* of a part: a step of each warp */
+#define MIN_KEYS   32 /* of a part, of several warps */
 #define MAX_SPLITS 128
-#define JOIN       8 /* parts that a thread of the second kernel has on their way */
-
-template <int D> static constexpr int decode_warps()
-{
-	return D > 128 ? 2 : 4;
-}
+#define JOIN       16 /* parts that a thread of the second kernel has on their way */
 
 /* What a part leaves of a row: factor * max, l and the outputs not divided by it. */
 struct part {
-	float *max, *l; /* (queries, heads, splits) */
-	float *o;       /* (queries, heads, splits, head_dim) */
+	int splits, min_keys; /* parts that there are blocks for, and the fewest keys of one */
+	float *max, *l;       /* (queries, heads, splits) */
+	float *o;             /* (queries, heads, splits, head_dim) */
 };
 
 /* Parts of the keys [begin, end) that are used. One of them is the result. */
-__device__ __forceinline__ int parts_used(const struct view &all, int splits)
+__device__ __forceinline__ int parts_used(const struct view &all, const struct part &part)
 {
-	int most = ceil_div(all.end - all.begin, MIN_KEYS);
+	int most = ceil_div(all.end - all.begin, part.min_keys);
 
-	return most < 1 ? 1 : most < splits ? most : splits;
+	return most < 1 ? 1 : most < part.splits ? most : part.splits;
+}
+
+/* A row's two columns from c on of a warp's outputs, where the block has no other warp: stored as the result, or the part's. */
+template <typename T>
+__device__ __forceinline__ void row_store(const struct attention &s, const struct part &part, int split,
+					  bool all, ptrdiff_t at, int c, float sum, float x, float y, T *out)
+{
+	if (all)
+		*reinterpret_cast<uint32_t *>(out + at * s.head_dim + c) = pack2<T>(x / sum, y / sum);
+	else
+		*reinterpret_cast<float2 *>(part.o + (at * part.splits + split) * s.head_dim +
+					    c) = make_float2(x, y);
 }
 
 template <typename T, int D, int WARPS>
 __global__ void __launch_bounds__(32 * WARPS)
-	attention_decode_part(struct attention s, int splits, int row_tiles, const T *q, const T *k,
-			      const T *v, T *out, float *lse, struct part part)
+	attention_decode_part(struct attention s, int row_tiles, const T *q, const T *k, const T *v, T *out,
+			      float *lse, struct part part)
 {
 	grid_ahead();
 	grid_next_small();
@@ -46,12 +57,12 @@ __global__ void __launch_bounds__(32 * WARPS)
 	T *ring = q_tile + tile_size<D>(16);
 	int group = s.heads / s.kv_heads, kv_head = blockIdx.y / row_tiles,
 	    first = blockIdx.y % row_tiles * 16;
-	int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, split = blockIdx.x % splits;
+	int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, splits = part.splits,
+	    split = blockIdx.x % splits;
 	struct sequence sequence = sequence_at(s, blockIdx.x / splits);
 	int rows = sequence.queries * group;
 	struct view all = view_of(s, sequence, group, first, 16);
-	int used = parts_used(all, splits),
-	    share = ceil_div(ceil_div(all.end - all.begin, KEYS), used) * KEYS;
+	int used = parts_used(all, part), share = ceil_div(ceil_div(all.end - all.begin, KEYS), used) * KEYS;
 
 	/* What says where the sequences are is no other kernel's work. */
 	grid_wait();
@@ -108,6 +119,31 @@ __global__ void __launch_bounds__(32 * WARPS)
 		tiles_pack<T, 1, N>(p, x);
 		product_columns<D, 1, N>(o, p, v_now);
 		__syncwarp();
+	}
+
+	if constexpr (WARPS == 1) {
+		UNROLL
+		for (int h = 0; h < 2; h++) {
+			int row = first + 8 * h + lane / 4, query = row / group;
+			ptrdiff_t at = (ptrdiff_t)(sequence.token + query) * s.heads + kv_head * group + row -
+				       query * group;
+			float sum = row_sum(l[0][h]), top = max[0][h] * factor;
+
+			if (row >= rows)
+				continue;
+			UNROLL
+			for (int n = 0; n < D / 8; n++)
+				if (8 * n < s.head_dim)
+					row_store(s, part, split, used == 1, at, 8 * n + lane % 4 * 2, sum,
+						  o[0][n][2 * h], o[0][n][2 * h + 1], out);
+			if (lane % 4 == 0 && used > 1) {
+				part.max[at * splits + split] = top;
+				part.l[at * splits + split] = sum;
+			} else if (lane % 4 == 0 && lse) {
+				lse[at] = top * LN2 + logf(sum);
+			}
+		}
+		return;
 	}
 
 	/* (WARPS, 16, D + 8) in place of the ring: outputs, factor * max, l, nothing */
@@ -168,7 +204,7 @@ __global__ void __launch_bounds__(32 * WARPS)
  * nothing to wait for in between. */
 template <typename T>
 __global__ void __launch_bounds__(256)
-	attention_decode_join(struct attention s, int splits, struct part part, T *out, float *lse)
+	attention_decode_join(struct attention s, struct part part, T *out, float *lse)
 {
 	grid_ahead();
 	grid_next_small();
@@ -176,7 +212,7 @@ __global__ void __launch_bounds__(256)
 	int query = blockIdx.x / s.heads, head = blockIdx.x % s.heads, group = s.heads / s.kv_heads,
 	    c = threadIdx.x;
 	int first = (query * group + head % group) / 16 * 16,
-	    used = parts_used(view_of(s, sequence, group, first, 16), splits);
+	    used = parts_used(view_of(s, sequence, group, first, 16), part), splits = part.splits;
 	ptrdiff_t at = (ptrdiff_t)(sequence.token + query) * s.heads + head;
 	float top = -INFINITY, sum = 0.0f, x = 0.0f;
 
@@ -226,14 +262,29 @@ static int decode_row_tiles(const struct attention *s)
 	return ceil_div(s->max_q * (s->heads / s->kv_heads), 16);
 }
 
+/* The most keys that rows of a tile see. */
+static int decode_keys(const struct attention *s)
+{
+	return s->window > 0 && s->window + s->max_q < s->max_k ? s->window + s->max_q : s->max_k;
+}
+
+/* Whether each warp has one step of keys. */
+static bool decode_is_single(const struct cuda_device *d, const struct attention *s)
+{
+	int blocks = s->sequences * s->kv_heads * decode_row_tiles(s), steps = ceil_div(decode_keys(s), KEYS);
+
+	return steps <= MAX_SPLITS && blocks <= 4 * d->multiprocessors / (steps > 0 ? steps : 1);
+}
+
 /* Parts of the keys: enough blocks for the device, and MIN_KEYS for each of them. */
 static int decode_splits(const struct cuda_device *d, const struct attention *s)
 {
 	int blocks = s->sequences * s->kv_heads * decode_row_tiles(s),
 	    wanted = (s->head_dim > 128 ? 2 : 4) * d->multiprocessors;
-	int keys = s->window > 0 && s->window + s->max_q < s->max_k ? s->window + s->max_q : s->max_k;
-	int splits = blocks > 0 ? wanted / blocks : 1, most = ceil_div(keys, MIN_KEYS);
+	int splits = blocks > 0 ? wanted / blocks : 1, most = ceil_div(decode_keys(s), MIN_KEYS);
 
+	if (decode_is_single(d, s))
+		return ceil_div(decode_keys(s), KEYS);
 	splits = splits < most ? splits : most;
 	splits = splits < MAX_SPLITS ? splits : MAX_SPLITS;
 	return splits > 1 ? splits : 1;
@@ -246,18 +297,17 @@ size_t attention_decode_scratch(const struct cuda_device *d, const struct attent
 	return splits == 1 ? 0 : sizeof(float) * (size_t)s->queries * s->heads * splits * (s->head_dim + 2);
 }
 
-template <typename T, int D>
+template <typename T, int D, int WARPS>
 static void decode_launch(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
 			  T *out, float *lse)
 {
-	const int WARPS = decode_warps<D>();
 	const size_t shared = sizeof(T) *
 			      (size_t)(tile_size<D>(16) + WARPS * 2 * STAGES * tile_size<D>(KEYS));
 	static_assert(sizeof(T) * 2 * STAGES * (size_t)tile_size<D>(KEYS) >= sizeof(float) * 16 * (D + 8),
 		      "the sums of a warp take the place of its ring");
 	int splits = decode_splits(cuda_device(d), s), row_tiles = decode_row_tiles(s);
 	size_t rows = (size_t)s->queries * s->heads * splits;
-	struct part part = {};
+	struct part part = {splits, WARPS == 1 ? KEYS : MIN_KEYS, NULL, NULL, NULL};
 
 	if (splits > 1) {
 		part.max = (float *)cuda_scratch(d, attention_decode_scratch(cuda_device(d), s));
@@ -268,11 +318,21 @@ static void decode_launch(struct device *d, const struct attention *s, const T *
 	}
 	cuda_launch_ahead(d, "attention", attention_decode_part<T, D, WARPS>,
 			  dim3((unsigned)s->sequences * splits, (unsigned)s->kv_heads * row_tiles),
-			  dim3(32 * WARPS), shared, *s, splits, row_tiles, q, k, v, out, lse, part);
+			  dim3(32 * WARPS), shared, *s, row_tiles, q, k, v, out, lse, part);
 	if (splits > 1)
 		cuda_launch_ahead(d, "attention", attention_decode_join<T>,
 				  dim3((unsigned)s->max_q * s->heads, (unsigned)s->sequences),
-				  dim3(32 * ceil_div(s->head_dim, 32)), 0, *s, splits, part, out, lse);
+				  dim3(32 * ceil_div(s->head_dim, 32)), 0, *s, part, out, lse);
+}
+
+template <typename T, int D>
+static void decode_padded(struct device *d, const struct attention *s, const T *q, const T *k, const T *v,
+			  T *out, float *lse)
+{
+	if (decode_is_single(cuda_device(d), s))
+		decode_launch<T, D, 1>(d, s, q, k, v, out, lse);
+	else
+		decode_launch<T, D, (D > 128 ? 2 : 4)>(d, s, q, k, v, out, lse);
 }
 
 template <typename T>
@@ -280,15 +340,15 @@ void attention_decode(struct device *d, const struct attention *s, const T *q, c
 		      float *lse)
 {
 	if (s->head_dim <= 64)
-		decode_launch<T, 64>(d, s, q, k, v, out, lse);
+		decode_padded<T, 64>(d, s, q, k, v, out, lse);
 	else if (s->head_dim <= 96)
-		decode_launch<T, 96>(d, s, q, k, v, out, lse);
+		decode_padded<T, 96>(d, s, q, k, v, out, lse);
 	else if (s->head_dim <= 128)
-		decode_launch<T, 128>(d, s, q, k, v, out, lse);
+		decode_padded<T, 128>(d, s, q, k, v, out, lse);
 	else if (s->head_dim <= 192)
-		decode_launch<T, 192>(d, s, q, k, v, out, lse);
+		decode_padded<T, 192>(d, s, q, k, v, out, lse);
 	else
-		decode_launch<T, 256>(d, s, q, k, v, out, lse);
+		decode_padded<T, 256>(d, s, q, k, v, out, lse);
 }
 
 template void attention_decode<__nv_bfloat16>(struct device *d, const struct attention *s,

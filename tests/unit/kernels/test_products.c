@@ -131,7 +131,9 @@ static void products_agree_with_float64_in_every_dtype(void **state)
 		{2, 1304, 2376},
 		{7, 20, 1096},
 		{3, 44, 4392},
-		{8, 16, 4096}};
+		{8, 16, 4096},
+		{1, 4300, 136},
+		{2, 8480, 264}};
 	struct device *d;
 
 	(void)state;

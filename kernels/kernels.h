@@ -52,7 +52,8 @@ struct lora_part {
 /* Sequences packed back to back: sequence s holds queries [cu_q[s], cu_q[s + 1]) and the keys and values in rows
  * [k_begin[s], k_end[s]) of k and v. Training: k_begin is cu_q and k_end cu_q + 1. Causal, aligned at the end: query i
  * of a sequence sees its keys 0 … len_k - len_q + i; len_k >= len_q. A sequence may be empty. The arrays are in the
- * device's memory. */
+ * device's memory; like them, keys and values of the tokens before a sequence's queries are inputs of the pass, which no operation
+ * of it writes. */
 struct attention {
 	int sequences;
 	const int32_t *cu_q;            /* (sequences + 1) */

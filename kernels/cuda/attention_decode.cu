@@ -45,6 +45,16 @@ __device__ __forceinline__ void row_store(const struct attention &s, const struc
 					    c) = make_float2(x, y);
 }
 
+/* Rows [first, end) of x to the tile of rows from `from` on, whose others stay. */
+template <int D, typename T>
+__device__ __forceinline__ void rows_load(T *tile, const T *x, ptrdiff_t stride, int head_dim, int from,
+					  int first, int end, int lane)
+{
+	for (int row = first; row < end; row++)
+		for (int chunk = lane; chunk * 8 < head_dim; chunk += 32)
+			cp_async_16(tile_at<D>(tile, row - from, chunk), x + row * stride + chunk * 8, true);
+}
+
 template <typename T, int D, int WARPS>
 __global__ void __launch_bounds__(32 * WARPS)
 	attention_decode_part(struct attention s, int row_tiles, const T *q, const T *k, const T *v, T *out,
@@ -63,12 +73,7 @@ __global__ void __launch_bounds__(32 * WARPS)
 	int rows = sequence.queries * group;
 	struct view all = view_of(s, sequence, group, first, 16);
 	int used = parts_used(all, part), share = ceil_div(ceil_div(all.end - all.begin, KEYS), used) * KEYS;
-
-	/* What says where the sequences are is no other kernel's work. */
-	grid_wait();
-	if (first >= rows || split >= used)
-		return;
-
+	bool idle = first >= rows || split >= used;
 	int from = all.begin + split * share, to = from + share < all.end ? from + share : all.end;
 	const T *keys = k + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
 	const T *values = v + (ptrdiff_t)sequence.key * s.k_stride + (ptrdiff_t)kv_head * s.head_dim;
@@ -77,19 +82,39 @@ __global__ void __launch_bounds__(32 * WARPS)
 	int begin[1][2], end[1][2];
 	T *own = ring + warp * RING;
 
+	/* What says where the sequences are is no other kernel's work, nor are the keys that were there before the queries. */
+	from += warp * KEYS;
+	if (!idle && from < to) {
+		int old = to < sequence.before ? to : sequence.before;
+
+		tile_load<D, KEYS, 32>(own, keys, s.k_stride, s.head_dim, from, old, lane);
+		tile_load<D, KEYS, 32>(own + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, from, old,
+				       lane);
+	}
+	cp_async_commit();
+	grid_wait();
+	if (idle)
+		return;
+
+	int until = from + KEYS < to ? from + KEYS : to;
+
 	rows_see<1>(begin, end, s, sequence, group, first);
 	tile_load_heads<D, 16, 32 * WARPS>(
 		q_tile, q + (ptrdiff_t)sequence.token * s.q_stride + (ptrdiff_t)kv_head * group * s.head_dim,
 		s.q_stride, s.head_dim, group, first, rows, thread);
 	cp_async_commit();
-	from += warp * KEYS;
-	if (from < to) {
-		tile_load<D, KEYS, 32>(own, keys, s.k_stride, s.head_dim, from, to, lane);
-		tile_load<D, KEYS, 32>(own + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, from, to,
-				       lane);
+	if (until > sequence.before) {
+		int fresh = from > sequence.before ? from : sequence.before;
+
+		/* Over the zeros that were put there. */
+		cp_async_wait<1>();
+		__syncwarp();
+		rows_load<D>(own, keys, s.k_stride, s.head_dim, from, fresh, until, lane);
+		rows_load<D>(own + tile_size<D>(KEYS), values, s.k_stride, s.head_dim, from, fresh, until,
+			     lane);
+		cp_async_commit();
 	}
-	cp_async_commit();
-	cp_async_wait<1>();
+	cp_async_wait<0>();
 	__syncthreads();
 	for (int at = from, stage = 0; at < to; at += KEYS * WARPS, stage ^= 1) {
 		T *k_now = own + stage * 2 * tile_size<D>(KEYS), *v_now = k_now + tile_size<D>(KEYS);

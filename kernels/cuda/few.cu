@@ -51,7 +51,8 @@ __device__ __forceinline__ void few_multiply(const struct few_slot<ROW_TILES> &s
 	}
 }
 
-/* Where the lane's part of its rows of tile `tile` begins. Rows that do not exist are others again, whose results are not stored. */
+/* Where the lane's part of its rows of tile `tile` begins. Rows that do not exist are others again, whose results are not
+ * stored. */
 template <int ROW_TILES>
 __device__ __forceinline__ void few_rows(int rows, int cols, int tile, int lane, uint32_t own[2 * ROW_TILES])
 {

@@ -14,8 +14,8 @@
  *     grid_ahead(). They are launched by cuda_launch_ahead, which lets them overlap only when the work directly before was
  *     launched by one of these two. That kernel writes nothing of the kind, and it has waited for all kernels before it; so whatever
  *     wrote weights has ended.
- *   - after grid_ahead() small kernels let the next one begin before their own grid_wait() (small_wait). So the weights of a product are
- *     on their way while all the small kernels in front of it run, and not only the last of them. The reason above holds along
+ *   - after grid_ahead() small kernels let the next one begin before their own grid_wait() (small_wait). So the weights of a
+ *     product are on their way while all the small kernels in front of it run, and not only the last of them. The reason above holds along
  *     the chain: none of the kernels that may still run writes weights, and the first of them has waited. Each waits for the one
  *     in front of it before it ends, so grid_wait() still means that all have ended.
  *

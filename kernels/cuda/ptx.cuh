@@ -90,7 +90,8 @@ __device__ __forceinline__ void grid_next_small()
 #endif
 }
 
-/* Says that weights are read, or that the next kernel may begin, before grid_wait (cuda_launch_ahead). Only the fake looks at it. */
+/* Says that weights are read, or that the next kernel may begin, before grid_wait (cuda_launch_ahead). Only the fake looks at
+ * it. */
 __device__ __forceinline__ void grid_ahead()
 {
 }

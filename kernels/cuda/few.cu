@@ -33,7 +33,7 @@ __device__ __forceinline__ void few_load_w(struct few_slot<ROW_TILES> &slot, con
 {
 #pragma unroll
 	for (int i = 0; i < 2 * ROW_TILES; i++)
-		slot.w[i] = few_load(w, own[i] + (uint32_t)k, inside);
+		slot.w[i] = load_once(w + own[i] + (uint32_t)k, inside);
 }
 
 template <typename T, int ROW_TILES>

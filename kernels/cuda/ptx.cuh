@@ -96,6 +96,19 @@ __device__ __forceinline__ void grid_ahead()
 {
 }
 
+/* 16 bytes (p aligned to 16) that no kernel writes which may still run, and that are read once: they stay out of L1, and L2 gets
+ * 128 bytes at a time. Zeros, and nothing is read, when inside is false. */
+__device__ __forceinline__ uint4 load_once(const uint4 *p, bool inside)
+{
+	uint4 r;
+
+	asm volatile("{ .reg .pred q; setp.ne.u32 q, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; "
+		     "mov.b32 %3, 0; @q ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+		     : "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
+		     : "l"(p), "r"((uint32_t)inside));
+	return r;
+}
+
 /* Copies 16 bytes (both addresses aligned to 16) from global to shared memory behind the thread's back; zeros, and
  * nothing is read, when keep is false. Complete after cp_async_wait and, for other threads, a barrier. */
 __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool keep)

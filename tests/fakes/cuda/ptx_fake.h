@@ -53,6 +53,11 @@ static inline void ldmatrix_x4_trans(uint32_t r[4], const void *row)
 	cuda_fake_ldmatrix(r, row, true);
 }
 
+static inline uint4 load_once(const uint4 *p, bool inside)
+{
+	return inside ? *p : make_uint4(0, 0, 0, 0);
+}
+
 static inline void grid_wait()
 {
 	cuda_fake_grid_wait();

@@ -173,7 +173,7 @@ static void few_mma(struct device *d, const struct product_out *out, const T *x,
 	if (rows >= 64 * multiprocessors)
 		few_mma_launch<T, 2, 4, 8>(d, out, x, w, rows, cols);
 	else if (rows <= 16 * multiprocessors && cols > 8 * 8 * 32)
-		few_mma_launch<T, 1, 8, 16>(d, out, x, w, rows, cols);
+		few_mma_launch<T, 1, 7, 16>(d, out, x, w, rows, cols);
 	else
 		few_mma_launch<T, 1, 8, 8>(d, out, x, w, rows, cols);
 }

@@ -275,8 +275,10 @@ int transformer_reserve(struct transformer *t, int tokens, int sequences, int po
 		.weights = c->layers ? t->model->layers[0].proj[PROJ_Q].dtype : DTYPE_F32,
 	};
 
-	if (workspace_plan(t, PASS_TRAIN, n, sequences + fills,
-			   fills && n - tokens > positions ? n - tokens : positions, err))
+	int filling = fills ? bucket_filling(tokens) : 0;
+
+	if (workspace_plan(t, PASS_TRAIN, n, sequences + fills, filling > positions ? filling : positions,
+			   err))
 		return -1;
 	return device_reserve(t->device, device_scratch_for(t->device, &shape), err);
 }

@@ -233,6 +233,35 @@ static void a_replay_sees_the_batch_that_is_there_then(void **state)
 	pair_close(&p);
 }
 
+/* Also for passes that are filled up with more tokens than any of their sequences has. */
+static void reserved_room_is_enough_for_smaller_passes(void **state)
+{
+	enum { MOST = 1152, FEWEST = 1025, LENGTH = 5 };
+	int32_t many[FEWEST], next[FEWEST], cu[FEWEST / LENGTH + 1];
+	const struct batch b = {FEWEST, FEWEST / LENGTH, many, cu, next};
+	uint64_t now, before, peak;
+	int64_t labelled;
+	double loss;
+
+	(void)state;
+	SKIP_WITHOUT_GPU();
+	struct pair p = pair_open(false, DTYPE_F32);
+
+	for (int i = 0; i < FEWEST; i++) {
+		many[i] = i % p.host->config.vocab_size;
+		next[i] = i % 300 ? -1 : 1;
+	}
+	for (int s = 0; s <= FEWEST / LENGTH; s++)
+		cu[s] = s * LENGTH;
+	check(transformer_reserve(p.gpu, MOST, FEWEST / LENGTH, LENGTH, false, &err));
+	device_memory_used(p.d, &before, &peak);
+	check(transformer_train(p.gpu, &b, NULL, 1, NULL, &loss, &labelled, &err));
+	device_memory_used(p.d, &now, &peak);
+	assert_int_equal(now, before);
+	assert_true(loss > 0);
+	pair_close(&p);
+}
+
 static void every_weights_gradient_is_the_cpus(void **state)
 {
 	(void)state;
@@ -484,6 +513,7 @@ int main(void)
 		cmocka_unit_test(logits_and_loss_are_the_cpus),
 		cmocka_unit_test(adapter_gradients_are_the_cpus_and_replays_repeat_them_to_the_bit),
 		cmocka_unit_test(a_replay_sees_the_batch_that_is_there_then),
+		cmocka_unit_test(reserved_room_is_enough_for_smaller_passes),
 		cmocka_unit_test(every_weights_gradient_is_the_cpus),
 		cmocka_unit_test(decoding_gives_the_cpus_logits_alone_and_side_by_side),
 		cmocka_unit_test_setup_teardown(weights_on_a_gpu_are_the_cpus_rounded_once, make_dir,

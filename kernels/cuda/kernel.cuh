@@ -6,24 +6,27 @@
  *     template <typename T> static void op_convert(struct device *d, const void *x, …) { cuda_launch(d, …); }
  *     EXPORT(convert, (struct device *d, const void *x, enum dtype dtype, size_t n, void *out), (d, x, dtype, n, out))
  *
- * Every kernel begins with grid_wait(): from compute capability 9.0 on, its blocks may be put onto the GPU before all that the
- * kernel before it wrote can be read. In passes of few tokens two things hide the time between kernels, which matters there:
- *   - small kernels call grid_next_small() then, and products of few tokens grid_next() before they store: the next kernel comes onto
- *     the GPU meanwhile. They are launched by cuda_launch_next, and write activations only.
- *   - products of few tokens ask for their first weights before grid_wait(), others for tables or inputs of the pass, all of them after
- *     grid_ahead(). They are launched by cuda_launch_ahead, which lets them overlap only when the work directly before was
- *     launched by one of these two. That kernel writes nothing of the kind, and it has waited for all kernels before it; so whatever
- *     wrote weights has ended.
- *   - after grid_ahead() small kernels let the next one begin before their own grid_wait() (small_wait). So the weights of a
- *     product are on their way while all the small kernels in front of it run, and not only the last of them. The reason above holds along
- *     the chain: none of the kernels that may still run writes weights, and the first of them has waited. Each waits for the one
- *     in front of it before it ends, so grid_wait() still means that all have ended.
+ * Every kernel begins with grid_wait(): from compute capability 9.0 on, its blocks may be put onto the GPU before all
+ * that the kernel before it wrote can be read. In passes of few tokens two things hide the time between kernels,
+ * which matters there:
+ *   - small kernels call grid_next_small() then, and products of few tokens grid_next() before they store: the next
+ *     kernel comes onto the GPU meanwhile. They are launched by cuda_launch_next, and write activations only.
+ *   - products of few tokens ask for their first weights before grid_wait(), others for tables or inputs of the pass,
+ *     all of them after grid_ahead(). They are launched by cuda_launch_ahead, which lets them overlap only when the
+ *     work directly before was launched by one of these two. That kernel writes nothing of the kind, and it has
+ *     waited for all kernels before it; so whatever wrote weights has ended.
+ *   - after grid_ahead() small kernels let the next one begin before their own grid_wait() (small_wait). So the
+ *     weights of a product are on their way while all the small kernels in front of it run, and not only the last of
+ *     them. The reason above holds along the chain: none of the kernels that may still run writes weights, and the
+ *     first of them has waited. Each waits for the one in front of it before it ends, so grid_wait() still means that
+ *     all have ended.
  *
- * The subset that the fake understands: launches by cuda_launch, cuda_launch_next and cuda_launch_ahead alone; dynamic shared memory by DYNAMIC_SHARED alone;
- * static __shared__ arrays of plain types; __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync,
- * __all_sync, all of them reached by every thread of the block or mask (the fake stops when not: no thread returns before
- * a later barrier); blockIdx, threadIdx, blockDim, gridDim; PTX through ptx.cuh and wgmma.cuh alone; no atomics on floats (sums
- * would have no order), no managed memory, no dynamic parallelism, no textures, no cooperative groups. */
+ * The subset that the fake understands: launches by cuda_launch, cuda_launch_next and cuda_launch_ahead alone;
+ * dynamic shared memory by DYNAMIC_SHARED alone; static __shared__ arrays of plain types; __syncthreads, __syncwarp,
+ * __shfl_*_sync, __ballot_sync, __any_sync, __all_sync, all of them reached by every thread of the block or mask (the
+ * fake stops when not: no thread returns before a later barrier); blockIdx, threadIdx, blockDim, gridDim; PTX through
+ * ptx.cuh and wgmma.cuh alone; no atomics on floats (sums would have no order), no managed memory, no dynamic
+ * parallelism, no textures, no cooperative groups. */
 #ifndef KERNELS_CUDA_KERNEL_CUH
 #define KERNELS_CUDA_KERNEL_CUH
 

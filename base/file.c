@@ -150,6 +150,17 @@ int dir_create(const char *path, struct error *err)
 	return 0;
 }
 
+int file_sync(const char *path, struct error *err)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return fail(path, err);
+	int failed = fsync(fd) < 0 ? fail(path, err) : 0;
+	close(fd);
+	return failed;
+}
+
 int dir_sync(const char *path, struct error *err)
 {
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -31,6 +31,8 @@ int fd_write_all(int fd, const void *bytes, size_t n, const char *name, struct e
 int dir_create(const char *path, struct error *err);
 /* Removes path and all below it; a path that is not there is fine. Does not follow links. */
 int tree_remove(const char *path, struct error *err);
+/* fsync of a file by its path. */
+int file_sync(const char *path, struct error *err);
 /* fsync of a directory, so that renames in it are durable. */
 int dir_sync(const char *path, struct error *err);
 

@@ -77,10 +77,11 @@ static void add(void *arg, const void *bytes, size_t n)
 
 /* ---- what was hashed ---- */
 
-static struct known {
+struct known {
 	struct stat st;
 	struct digest digest;
-} * known;
+};
+static struct known *known; /* as long as the process lives */
 static size_t nknown, known_cap;
 static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
 

@@ -22,9 +22,8 @@ enum message_type {
 	MESSAGE_METRIC,     /* step, name, value */
 	MESSAGE_SUMMARY,    /* name, text */
 	MESSAGE_CHECKPOINT, /* step, text: the path of the file; answered with MESSAGE_SAVED */
-	MESSAGE_FILE, /* of an output, large and whole. text: its path, hint: "sha256:…", step: its inode, done: bytes,
-			       total: modified, in ns */
-	MESSAGE_RESULT, /* code: 0 or enum error_class, text: message, hint. The last one of a worker */
+	MESSAGE_FILE,       /* text: an output's file, hint: digest, step: inode, done: bytes, total: mtime, ns */
+	MESSAGE_RESULT,     /* code: 0 or enum error_class, text: message, hint. The last one of a worker */
 	/* runner to worker; a request to stop is a signal (worker.h) */
 	MESSAGE_SAVED, /* code: 0 or enum error_class, text: message, hint */
 };

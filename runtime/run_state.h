@@ -61,7 +61,7 @@ struct attempt {
 	uint64_t logged;
 	struct result_fact *facts;
 	size_t nfacts, facts_cap;
-	struct known_file *files; /* what the worker told of its large files */
+	struct known_file *files; /* whose digests the worker told */
 	size_t nfiles, files_cap;
 	double progress_since;
 	uint64_t progress_from;

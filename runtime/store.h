@@ -58,13 +58,14 @@ struct artifact {
  * the latest with the result that names it (result_record). Symbolic links and special files are ERR_STAGE. On failure
  * (ERR_INFRA: disk full) nothing is recorded, and path is as it was. */
 int store_take(struct store *s, const char *path, struct artifact *out, struct error *err);
-/* The same where the digests of some of its files are known: those that are as they were then are not read again. */
+/* A file whose digest is known already, and what it was like when that was taken. */
 struct known_file {
-	const char *path;
-	uint64_t inode, size;
-	int64_t modified_ns;
+	const char *path;     /* as store_take meets it: the path given, or below it */
+	uint64_t inode, size; /* bytes */
+	int64_t modified_ns;  /* st_mtim */
 	struct digest digest;
 };
+/* store_take where the digests of some files are known: those that are as they were then are not read again. */
 int store_take_known(struct store *s, const char *path, const struct known_file *known, size_t nknown,
 		     struct artifact *out, struct error *err);
 /* Makes the artifact at path `to`, which must not exist: files above STORE_INLINE_MAX as hard links (copies across file

@@ -75,8 +75,8 @@ static void read_answer(struct message *m, struct arena *a)
 	strbuf_free(&in);
 }
 
-/* Tells the digest of a large file, which was taken while it was written, or is taken here rather than in the runner, which has
- * others to look after. What cannot be read the runner will say. */
+/* Tells the digest of a file of an output that was taken while it was written, or, of a large file, is taken here rather than in
+ * the runner, which has others to look after. What cannot be read the runner will say. */
 static int tell_file(const char *relative, const char *path, void *arg, struct error *err)
 {
 	struct stat before, after;
@@ -85,12 +85,11 @@ static int tell_file(const char *relative, const char *path, void *arg, struct e
 
 	(void)relative;
 	(void)err;
-	if (lstat(path, &before) < 0 || !S_ISREG(before.st_mode) ||
-	    (uint64_t)before.st_size <= STORE_INLINE_MAX)
+	if (lstat(path, &before) < 0 || !S_ISREG(before.st_mode))
 		return 0;
 	if (!outfile_digest(&before, &digest) &&
-	    (digest_of_file(path, &digest, NULL, NULL) || lstat(path, &after) < 0 ||
-	     !stat_same_file(&before, &after)))
+	    ((uint64_t)before.st_size <= STORE_INLINE_MAX || digest_of_file(path, &digest, NULL, NULL) ||
+	     lstat(path, &after) < 0 || !stat_same_file(&before, &after)))
 		return 0;
 	digest_text(&digest, text);
 	send_message(arg, &(struct message){.type = MESSAGE_FILE,

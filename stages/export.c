@@ -1,9 +1,11 @@
 /* export: a model as a directory that transformers, vLLM and tokenizers load, published where the user wants it. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -105,7 +107,7 @@ static int list_file(const char *relative, const char *path, void *arg, struct e
 	if (l->to) {
 		char *to = path_join(l->to, relative), *dir = path_dir(to);
 		/* Their own, so that nothing that is done to them reaches the store; shared where the file system can. */
-		failed = dir_create(dir, err) || file_copy(path, to, err);
+		failed = dir_create(dir, err) || file_copy(path, to, err) || file_sync(to, err);
 		free(dir);
 		free(to);
 	}
@@ -147,18 +149,66 @@ static int replaceable(const char *to, struct error *err)
 	return error_hint(err, "move it away, or export to another directory");
 }
 
+/* Whether name is one of the directories "<base>.<pid>.part", also with ".old" behind, in which exports are made ready. */
+static bool is_staged(const char *name, const char *base)
+{
+	size_t n = strlen(base);
+
+	if (!str_starts(name, base) || name[n] != '.')
+		return false;
+	const char *digits = name + n + 1, *rest = digits + strspn(digits, "0123456789");
+	return rest > digits && (strcmp(rest, ".part") == 0 || strcmp(rest, ".part.old") == 0);
+}
+
+/* Who makes an export ready holds its directory until it is in its place. -1: somebody does, or this file system has no locks. */
+static int hold(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Removes what runs that were killed have left beside `to`. */
+static void sweep(const char *to, const char *parent)
+{
+	DIR *d = opendir(parent);
+
+	for (struct dirent *e; d && (e = readdir(d));) {
+		if (!is_staged(e->d_name, path_base(to)))
+			continue;
+		char *path = path_join(parent, e->d_name);
+		int held = hold(path);
+		if (held >= 0) {
+			tree_remove(path, NULL);
+			close(held);
+		}
+		free(path);
+	}
+	if (d)
+		closedir(d);
+}
+
 static int publish(const char *dir, const char *to, const char *report, struct error *err)
 {
 	struct listing l = {json_object(), 0, NULL};
 	char *parent = path_dir(to), *staged = xmalloc(strlen(to) + 48);
 	char *mark = NULL;
 	json_t *root = NULL;
-	int failed;
+	int failed, held = -1;
 
 	sprintf(staged, "%s.%ld.part", to, (long)getpid());
 	l.to = staged;
+	sweep(to, parent);
 	failed = replaceable(to, err) || dir_create(parent, err) || tree_remove(staged, err) ||
-		 dir_create(staged, err) || tree_walk(dir, list_file, &l, err);
+		 dir_create(staged, err);
+	if (!failed) {
+		held = hold(staged);
+		failed = tree_walk(dir, list_file, &l, err);
+	}
 	if (!failed) {
 		mark = path_join(staged, marker);
 		root = json_pack("{s:s, s:O}", "report", report, "files", l.files);
@@ -166,6 +216,8 @@ static int publish(const char *dir, const char *to, const char *report, struct e
 	}
 	if (failed)
 		tree_remove(staged, NULL);
+	if (held >= 0)
+		close(held);
 	json_decref(root);
 	json_decref(l.files);
 	free(mark);

@@ -66,7 +66,8 @@ static int copy_file(const char *relative, const char *path, void *arg, struct e
 	if (stopping(c->ctx, err))
 		return -1;
 	char *to = path_join(c->to, relative);
-	int failed = file_copy_hashed(path, to, err);
+	int failed = str_ends(relative, ".safetensors") ? file_copy_hashed(path, to, err)
+							: file_copy(path, to, err);
 	free(to);
 	ctx_progress(c->ctx, ++c->files, 0, "files");
 	return failed;

@@ -102,10 +102,11 @@ __device__ __forceinline__ uint4 load_once(const uint4 *p, bool inside)
 {
 	uint4 r;
 
-	asm volatile("{ .reg .pred q; setp.ne.u32 q, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; "
-		     "mov.b32 %3, 0; @q ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4]; }"
-		     : "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
-		     : "l"(p), "r"((uint32_t)inside));
+	asm volatile(
+		"{ .reg .pred q; setp.ne.u32 q, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; "
+		"mov.b32 %3, 0; @q ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+		: "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
+		: "l"(p), "r"((uint32_t)inside));
 	return r;
 }
 

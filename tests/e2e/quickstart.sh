@@ -15,9 +15,17 @@ states | grep -v '=cached$' && fail "a stage was not cached in the second run"
 expect 0 "$anneal" cat last tokens --ids --limit 3
 says 'SELECT'
 
-# An export that somebody removed is made again, and nothing else.
+# What is published shares nothing with the store.
+[[ $(stat -c %h exports/quickstart/model.safetensors) == 1 ]] || fail "the export is linked into the store"
+
+# An export that somebody removed is made again, and nothing else. What a killed run left beside it goes, not what one is at.
 rm -r exports/quickstart
+mkdir exports/quickstart.{1,2,x}.part exports/quickstart.3.part.old
+exec 9<exports/quickstart.2.part
+flock -n 9
 expect 0 "$anneal" run quickstart --set epochs="$epochs" --set warmup.require_stop=false
 [[ -s exports/quickstart/model.safetensors ]] || fail "the export did not come back"
+[[ $(cd exports && echo *) == "quickstart quickstart.2.part quickstart.x.part" ]] || fail "exports holds $(ls exports)"
+exec 9<&-
 [[ $(states | grep -c '=done$') == 1 ]] || fail "more than the export ran again: $(states)"
 echo passed

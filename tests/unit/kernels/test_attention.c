@@ -385,55 +385,52 @@ static void bounds_far_above_the_lengths_make_no_difference(void **state)
 
 static void keys_in_a_cache_are_seen_from_their_beginning(void **state)
 {
-	/* Three slots of 160 rows, filled to 71, 75 and 130; then single tokens of four slots. */
-	static const int32_t cu_some[] = {0, 1, 6, 46}, begin_some[] = {320, 0, 160},
-			     end_some[] = {391, 75, 290};
-	static const int32_t cu_one[] = {0, 1, 2, 3, 4}, begin_one[] = {160, 480, 0, 320},
-			     end_one[] = {161, 640, 33, 387};
-	/* More parts than are brought together at once. */
-	static const int32_t cu_long[] = {0, 3}, begin_long[] = {0}, end_long[] = {640};
-	/* More keys than warps are there for at once. */
-	static const int32_t cu_many[] = {0, 1, 2, 3, 4, 5, 6, 8, 9, 10},
-			     begin_many[] = {0, 10, 600, 5, 33, 250, 0, 0, 320},
-			     end_many[] = {640, 35, 640, 400, 34, 500, 420, 1, 640};
+	static const struct {
+		int sequences;
+		int32_t cu_q[10], begin[9], end[9];
+	} caches[] = {
+		/* Three slots of 160 rows, filled to 71, 75 and 130. */
+		{3, {0, 1, 6, 46}, {320, 0, 160}, {391, 75, 290}},
+		/* Single tokens of four slots. */
+		{4, {0, 1, 2, 3, 4}, {160, 480, 0, 320}, {161, 640, 33, 387}},
+		/* More parts than are brought together at once. */
+		{1, {0, 3}, {0}, {640}},
+		/* More keys than warps are there for at once. */
+		{9,
+		 {0, 1, 2, 3, 4, 5, 6, 8, 9, 10},
+		 {0, 10, 600, 5, 33, 250, 0, 0, 320},
+		 {640, 35, 640, 400, 34, 500, 420, 1, 640}},
+	};
+	/* Which cache, heads of its keys, columns behind a row of queries, and by how much bounds are above the lengths. */
+	static const struct {
+		int cache, kv_heads, gap, more;
+	} cases[] = {{0, 1, 0, 0}, {0, 2, 16, 500}, {1, 1, 0, 0}, {1, 2, 0, 500}, {2, 1, 0, 0}, {3, 2, 0, 0}};
 	static const int dims[] = {16, 64, 80, 256, 10};
 	struct device *d;
 
 	(void)state;
 	EACH_DEVICE(d)
 	for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
-		for (int k = 0; k < 6; k++) {
-			int kv_heads = k % 2 + 1, heads = 4, dim = dims[i];
+		for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+			int kv_heads = cases[k].kv_heads, heads = 4, dim = dims[i], cache = cases[k].cache;
 			struct batch b = {
-				.a = {.sequences = k < 2   ? 3
-						   : k < 4 ? 4
-						   : k < 5 ? 1
-							   : 9,
+				.a = {.sequences = caches[cache].sequences,
 				      .heads = heads,
 				      .kv_heads = kv_heads,
 				      .head_dim = dim,
-				      .q_stride = heads * dim + (k == 1 ? 16 : 0),
+				      .q_stride = heads * dim + cases[k].gap,
 				      .k_stride = kv_heads * dim,
 				      .scale = 1 / sqrtf((float)dim),
 				      .softcap = i == 1 ? 2.0f : 0,
 				      .window = i == 2 ? 40 : 0},
-				.cu_q = k < 2   ? cu_some
-					: k < 4 ? cu_one
-					: k < 5 ? cu_long
-						: cu_many,
-				.k_begin = k < 2   ? begin_some
-					   : k < 4 ? begin_one
-					   : k < 5 ? begin_long
-						   : begin_many,
-				.k_end = k < 2   ? end_some
-					 : k < 4 ? end_one
-					 : k < 5 ? end_long
-						 : end_many,
+				.cu_q = caches[cache].cu_q,
+				.k_begin = caches[cache].begin,
+				.k_end = caches[cache].end,
 				.key_rows = 640,
 			};
 
 			if (takes(d, dim))
-				check_forward(d, &b, k % 2 && k < 5 ? 500 : 0);
+				check_forward(d, &b, cases[k].more);
 		}
 }
 

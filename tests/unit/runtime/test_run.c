@@ -166,6 +166,23 @@ static void directories_are_handed_on_too(void **state)
 	assert_int_equal(r.outputs[0].artifact.size, 4);
 }
 
+/* The runner takes the digest that the worker has of what it wrote: shown by a file of which that is not true any more. */
+static void what_a_worker_hashed_is_not_read_again(void **state)
+{
+	struct place *p = *state;
+	enum { LARGE = 3 << 20 };
+	char *bytes = xmalloc(LARGE);
+	struct digest written;
+
+	memset(bytes, 'a', LARGE);
+	digest_of(bytes, LARGE, &written);
+	free(bytes);
+	assert_int_equal(place_run(p, "stage \"a\" {\n $N\n does = \"deceive\"\n number = 3145728\n}\n"), 0);
+	struct result r = result_of(p, "a");
+	assert_int_equal(r.outputs[0].artifact.size, LARGE);
+	assert_true(digest_equal(&r.outputs[0].artifact.digest, &written));
+}
+
 static void force_replaces_and_tells_of_other_bytes(void **state)
 {
 	struct place *p = *state;
@@ -292,6 +309,7 @@ int main(void)
 		TEST(an_output_that_was_not_made_is_named),
 		TEST(a_source_that_changes_under_a_stage_poisons_nothing),
 		TEST(directories_are_handed_on_too),
+		TEST(what_a_worker_hashed_is_not_read_again),
 		TEST(force_replaces_and_tells_of_other_bytes),
 		TEST(two_stages_of_one_key_are_made_once),
 		TEST(runs_of_the_same_graph_at_once_execute_each_stage_once),

@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "runtime/run.h"
 
 /* ---- the kind ---- */
@@ -116,6 +117,27 @@ static int work_steps(struct stage_ctx *ctx, struct error *err)
 	return 0;
 }
 
+/* number bytes "a", hashed while they are written, one of which then becomes a "b" in a way that the file's inode does not tell. */
+static int work_deceive(struct stage_ctx *ctx, struct error *err)
+{
+	const char *path = ctx_output(ctx, "out");
+	size_t n = (size_t)ctx_int(ctx, "number");
+	char *bytes = xmalloc(n);
+	struct outfile *f;
+	struct stat st;
+
+	memset(bytes, 'a', n);
+	if (outfile_create(path, &f, err) || outfile_add(f, bytes, n, err) || outfile_commit(f, err))
+		return -1;
+	free(bytes);
+	int fd = open(path, O_WRONLY);
+	if (fd < 0 || fstat(fd, &st) < 0 || pwrite(fd, "b", 1, 0) != 1 ||
+	    futimens(fd, (struct timespec[]){st.st_atim, st.st_mtim}) < 0)
+		_exit(9);
+	close(fd);
+	return 0;
+}
+
 static int work_run(struct stage_ctx *ctx, struct error *err)
 {
 	const char *does = ctx_str(ctx, "does"), *name = ctx_node(ctx)->name;
@@ -143,6 +165,8 @@ static int work_run(struct stage_ctx *ctx, struct error *err)
 		return error_set(err, ERR_INFRA, "no network");
 	if (strcmp(does, "nothing") == 0)
 		return 0;
+	if (strcmp(does, "deceive") == 0)
+		return work_deceive(ctx, err);
 	if (strcmp(does, "edit") == 0) /* as a user might meanwhile */
 		work_note(ctx_path(ctx, "source"), "more");
 	if (strcmp(does, "child") == 0) { /* leaves a process behind that would live for long */

@@ -22,7 +22,7 @@ enum message_type {
 	MESSAGE_METRIC,     /* step, name, value */
 	MESSAGE_SUMMARY,    /* name, text */
 	MESSAGE_CHECKPOINT, /* step, text: the path of the file; answered with MESSAGE_SAVED */
-	MESSAGE_FILE,       /* text: an output's file, hint: digest, step: inode, done: bytes, total: mtime, ns */
+	MESSAGE_FILE,       /* text: a path, hint: digest, step: inode, done: bytes, total: mtime in ns */
 	MESSAGE_RESULT,     /* code: 0 or enum error_class, text: message, hint. The last one of a worker */
 	/* runner to worker; a request to stop is a signal (worker.h) */
 	MESSAGE_SAVED, /* code: 0 or enum error_class, text: message, hint */
